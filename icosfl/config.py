@@ -1,0 +1,185 @@
+"""The only module that reads configuration files and the environment.
+
+Files are TOML, rendered by the Ansible roles from `group_vars/`. A value that the fleet decides has no default here:
+a missing key is an error that names the key, the file, and what was expected.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from icosfl.errors import ConfigError
+from icosfl.schema import Schema, Series
+
+NODE_CONFIG_VARIABLE = "ICOSFL_NODE_CONFIG"
+
+_STRICT = ConfigDict(extra="forbid")
+
+T = TypeVar("T")
+
+
+@checked(frozen=True, config=_STRICT)
+class Endpoint:
+    """An address to listen on or to call."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@checked(frozen=True, config=_STRICT)
+class SeriesConfig:
+    """One column of the store."""
+
+    name: str
+    unit: str
+
+
+@checked(frozen=True, config=_STRICT)
+class StoreConfig:
+    """Where a node's rows are kept.
+
+    `kind` memory keeps them in the process (tests, one-process trials); dataclay keeps them in the node's object store.
+    """
+
+    kind: Literal["memory", "dataclay"]
+    alias: str
+    capacity_rows: int
+    deadline_seconds: float
+    metadata: Endpoint
+    dataset: str
+    username: str
+    password: str
+
+
+@checked(frozen=True, config=_STRICT)
+class CollectConfig:
+    """The host-metrics service: what it samples or scrapes, its own Prometheus page, and where it pushes."""
+
+    host: str
+    service_name: str
+    listen: Endpoint
+    period_seconds: float
+    source: Literal["embedded", "scrape"]
+    scrape_url: str
+    scrape_keep: str
+    powercap_root: str
+    powercap_simulated: bool
+    push_to: Endpoint
+    push_timeout_seconds: float
+    backlog_batches: int
+    log_level: str
+
+
+@checked(frozen=True, config=_STRICT)
+class SourceConfig:
+    """Which OTLP metric becomes which series: value = (metric - minus) * scale, of points with these attributes."""
+
+    series: str
+    metric: str
+    scale: float = 1.0
+    minus: str = ""
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+@checked(frozen=True, config=_STRICT)
+class RuleConfig:
+    """For resources whose attributes equal `match`, the metrics that are kept."""
+
+    name: str
+    match: dict[str, str]
+    sources: tuple[SourceConfig, ...]
+
+
+@checked(frozen=True, config=_STRICT)
+class BridgeConfig:
+    """The OTLP bridge."""
+
+    listen: Endpoint
+    metrics_listen: Endpoint
+    row_tolerance_seconds: float
+    drain_seconds: float
+    max_message_bytes: int
+    store: StoreConfig
+    series: tuple[SeriesConfig, ...]
+    rules: tuple[RuleConfig, ...]
+    log_level: str
+
+
+@checked(frozen=True, config=_STRICT)
+class NodeConfig:
+    """What a node's ClientApp, ServerApp and forecast service share: its name, its store, its model directory."""
+
+    host: str
+    period_seconds: float
+    max_gap_seconds: float
+    stale_after_seconds: float
+    models_dir: Path
+    runs_dir: Path
+    store: StoreConfig
+    series: tuple[SeriesConfig, ...]
+
+
+@checked(frozen=True, config=_STRICT)
+class ForecastConfig:
+    """The forecast service of one node."""
+
+    listen: Endpoint
+    refresh_seconds: float
+    node: NodeConfig
+    log_level: str
+
+
+def schema_of(series: tuple[SeriesConfig, ...]) -> Schema:
+    """The schema that a configuration's series make up."""
+    return Schema(tuple(Series(item.name, item.unit) for item in series))
+
+
+def load(path: Path, kind: type[T]) -> T:
+    """Read the TOML file at `path` as `kind`.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a key is missing, unknown or of the wrong type.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}", cure="run the playbook that renders it: site.yml"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"{path}: not TOML: {error}", cure="correct the file, or render it again with site.yml"
+        ) from error
+    try:
+        return TypeAdapter(kind).validate_python(data)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors())
+        raise ConfigError(
+            f"{path}: {problems}", cure="correct these keys in group_vars and run site.yml again"
+        ) from error
+
+
+def node_config_path() -> Path:
+    """The node configuration that the service's environment names.
+
+    Raises:
+        ConfigError: the environment does not name one.
+    """
+    value = os.environ.get(NODE_CONFIG_VARIABLE)
+    if not value:
+        raise ConfigError(
+            f"{NODE_CONFIG_VARIABLE} is not set",
+            cure="start the app through a SuperLink or SuperNode that site.yml deployed",
+        )
+    return Path(value)
