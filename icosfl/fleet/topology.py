@@ -1,7 +1,8 @@
 """From an inventory's hosts to every port and address of the fleet: plain functions on plain values.
 
-A port is `base + slot * stride`. The slot stands in a host's own inventory line, so no host's ports depend on which other
-hosts there are or in which order; and because no two bases leave the same remainder by the stride, two slots never meet.
+A port is `base + slot * stride`. The slot stands in a host's own inventory line, so no host's ports depend on which
+other hosts there are or in which order; and because no two bases leave the same remainder by the stride, two slots
+never meet.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 from icosfl.errors import InventoryError
 
@@ -113,8 +115,6 @@ def unknown_variables(host: str, names: Iterable[str], known: frozenset[str], pr
 
 
 def _did_you_mean(name: str, known: frozenset[str]) -> str:
-    from difflib import get_close_matches
-
     close = get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else "remove it, or see group_vars/all and the roles' argument_specs"
 
@@ -214,7 +214,7 @@ def _clashes(specs: list[HostSpec], bases: Mapping[str, int], stride: int) -> li
                 Problem(
                     spec.name,
                     key,
-                    f"{service} would listen on port {port} of {spec.address}, where {holder[1]} of {holder[0]} listens",
+                    f"{service} would listen on {spec.address}:{port}, where {holder[1]} of {holder[0]} listens",
                     cure,
                 )
             )

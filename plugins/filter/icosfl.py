@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import tomli_w
 import yaml
 from ansible.errors import AnsibleFilterError
-from pathlib import Path
 
 from icosfl.errors import InventoryError
 from icosfl.fleet import topology
