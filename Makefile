@@ -1,1 +1,44 @@
 .DEFAULT_GOAL := help
+.PHONY: help setup lock lint type test bench demo down clean
+
+INVENTORY ?= inventories/local
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Make the locked environment in .venv
+	@scripts/setup
+
+lock: setup ## Resolve pyproject.toml anew into requirements.lock
+	@scripts/lock
+
+lint: setup ## Check Python, YAML and Ansible
+	ruff check .
+	ruff format --check .
+	yamllint --strict .
+	ansible-lint --offline --profile production --strict
+
+type: setup ## Check the types
+	mypy
+
+test: setup ## Run all tests
+	pytest
+
+bench: setup ## Print the benchmarks' tables
+	@for file in benchmarks/*.py; do python "$$file"; done
+
+demo: setup ## A working federation on this machine: deploy, collect, train, forecast
+	@icosfl -i $(INVENTORY) up
+	@icosfl -i $(INVENTORY) watch --until-ready
+	@icosfl -i $(INVENTORY) train
+	@icosfl -i $(INVENTORY) forecast
+
+down: setup ## Stop the federation; its data stays
+	@icosfl -i $(INVENTORY) down
+
+clean: ## Stop the federation and leave nothing behind
+	@[ ! -x $(BIN)/icosfl ] || icosfl -i $(INVENTORY) reset --yes
+	@rm -rf .venv .state .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .ansible
+	@find . -name __pycache__ -prune -exec rm -rf {} +
