@@ -1,0 +1,120 @@
+"""The house rules of roles, as tests."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
+FILTERS = {"icosfl_inventory_problems"}
+STAGES = ["preflight", "install", "configure", "service", "verify"]
+SERVICES = [role for role in ROLES if (role / "tasks" / "verify.yml").exists()]
+WIRING = sorted(
+    path
+    for group in ("all", "nodes", "controller", "workers")
+    for path in (ROOT / "group_vars" / group).glob("*.yml")
+    if (ROOT / "roles" / path.stem).is_dir()
+)
+
+
+def read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def options(role: Path) -> dict[str, Any]:
+    entries = read(role / "meta" / "argument_specs.yml")["argument_specs"].values()
+    return {name: option for entry in entries for name, option in entry.get("options", {}).items()}
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+class TestEveryRole:
+    def test_its_readme_is_short(self, role: Path) -> None:
+        lines = (role / "README.md").read_text(encoding="utf-8").splitlines()
+
+        assert 5 <= len(lines) <= 40
+
+    def test_its_defaults_and_the_commented_names_are_its_arguments(self, role: Path) -> None:
+        text = (role / "defaults" / "main.yml").read_text(encoding="utf-8")
+        commented = set(re.findall(rf"^# ({role.name}_\w+):$", text, re.MULTILINE))
+        set_here = set(yaml.safe_load(text) or {})
+
+        assert set_here | commented == set(options(role))
+        assert not set_here & commented
+
+    def test_what_has_no_default_is_required_and_nothing_else_is(self, role: Path) -> None:
+        set_here = set(read(role / "defaults" / "main.yml"))
+
+        for name, option in options(role).items():
+            assert option.get("required", False) == (name not in set_here), name
+
+    def test_no_default_stands_in_its_argument_spec(self, role: Path) -> None:
+        assert not [name for name, option in options(role).items() if "default" in option]
+
+    def test_every_argument_has_the_roles_prefix(self, role: Path) -> None:
+        assert all(name.startswith(f"{role.name}_") for name in options(role))
+
+    def test_it_names_no_group_no_fact_of_the_fleet_and_no_other_roles_variable(self, role: Path) -> None:
+        others = [re.escape(name) for other in ROLES if other != role for name in options(other)]
+        passed_on = {"service"}  # the internal role takes its arguments by include_role's vars
+        foreign = re.compile(rf"\b(groups\[|groups\.|icosfl_\w+|{'|'.join(others)})\b")
+        for path in sorted(role.rglob("*")):
+            if path.suffix not in {".yml", ".j2"}:
+                continue
+            for line in path.read_text(encoding="utf-8").splitlines():
+                if line.lstrip().startswith("#"):
+                    continue
+                found = [match.group(0) for match in foreign.finditer(line) if match.group(0) not in FILTERS]
+                found = [name for name in found if name.split("_")[0] not in passed_on]
+                assert not found, f"{path.relative_to(ROOT)}: {line.strip()}"
+
+    def test_it_ignores_no_error_and_takes_no_shell(self, role: Path) -> None:
+        text = "\n".join(path.read_text(encoding="utf-8") for path in role.rglob("*.yml"))
+
+        assert "ignore_errors" not in text
+        assert "builtin.shell" not in text
+
+
+@pytest.mark.parametrize("role", SERVICES, ids=lambda role: role.name)
+def test_a_service_role_has_the_five_stages_in_order(role: Path) -> None:
+    main = read(role / "tasks" / "main.yml")
+
+    present = [task["ansible.builtin.import_tasks"].removesuffix(".yml") for task in main]
+    assert present == [stage for stage in STAGES if (role / "tasks" / f"{stage}.yml").exists()]
+    assert {"preflight", "install", "verify"} <= set(present)
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_every_task_is_named_after_its_file(role: Path) -> None:
+    for path in sorted((role / "tasks").glob("*.yml")):
+        if path.name == "main.yml":
+            continue
+        for task in read(path):
+            assert task["name"].startswith(f"{path.stem} | "), f"{path.relative_to(ROOT)}: {task['name']}"
+
+
+@pytest.mark.parametrize("path", WIRING, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_wiring_hands_over_only_arguments_that_the_role_declares(path: Path) -> None:
+    declared = options(ROOT / "roles" / path.stem)
+
+    assert set(read(path)) <= set(declared)
+
+
+def test_every_required_argument_is_wired() -> None:
+    wired = {name for path in WIRING for name in read(path)}
+    for role in ROLES:
+        if role.name == "service":
+            continue
+        required = {name for name, option in options(role).items() if option.get("required")}
+        assert required <= wired, role.name
+
+
+@pytest.mark.parametrize("template", sorted((ROOT / "roles").rglob("*.j2")), ids=lambda path: path.name)
+def test_a_template_says_who_manages_the_file(template: Path) -> None:
+    first = template.read_text(encoding="utf-8").splitlines()[0]
+
+    assert first == "{{ ansible_managed | comment }}" or "ansible_managed" in first
