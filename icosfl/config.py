@@ -7,12 +7,13 @@ a missing key is an error that names the key, the file, and what was expected.
 from __future__ import annotations
 
 import os
+import sys
 import tomllib
 from dataclasses import field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from icosfl.errors import ConfigError
@@ -102,13 +103,20 @@ class RuleConfig:
 
 @checked(frozen=True, config=_STRICT)
 class BridgeConfig:
-    """The OTLP bridge."""
+    """The OTLP bridge.
+
+    Points at most `row_tolerance_seconds` apart join one row; points more than `future_tolerance_seconds` ahead of this
+    host's clock are left out. `retry_seconds` is the time between two looks at the store, and what senders are told to
+    wait before they send again; a stopping bridge gives requests in flight `drain_seconds`.
+    """
 
     listen: Endpoint
     metrics_listen: Endpoint
-    row_tolerance_seconds: float
-    drain_seconds: float
-    max_message_bytes: int
+    row_tolerance_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    future_tolerance_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    retry_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    max_message_bytes: Annotated[int, Field(gt=0)]
     store: StoreConfig
     series: tuple[SeriesConfig, ...]
     rules: tuple[RuleConfig, ...]
@@ -183,3 +191,9 @@ def node_config_path() -> Path:
             cure="start the app through a SuperLink or SuperNode that site.yml deployed",
         )
     return Path(value)
+
+
+def search_path() -> str:
+    """The search path for programs, with those of this Python environment first."""
+    own = str(Path(sys.executable).parent)
+    return os.pathsep.join([own, *filter(None, [os.environ.get("PATH")])])

@@ -1,0 +1,6 @@
+"""OTLP/gRPC in, rows of the store out: what a host's collector pushes is acknowledged once it is stored."""
+
+from icosfl.bridge.reasons import Reason
+from icosfl.bridge.server import Bridge
+
+__all__ = ["Bridge", "Reason"]
