@@ -63,21 +63,43 @@ class StoreConfig:
 
 
 @checked(frozen=True, config=_STRICT)
+class DataclayConfig:
+    """The three dataClay services of a node, and the Redis that they share.
+
+    Each service listens at its endpoint and finds the others at theirs. `storage_dir` holds the backend's objects; they
+    are written there every `checkpoint_seconds`. A starting service waits `start_timeout_seconds` for what it needs.
+    `username`, `password` and `dataset` are those of the stores' configurations.
+    """
+
+    redis: Endpoint
+    metadata: Endpoint
+    backend: Endpoint
+    proxy: Endpoint
+    storage_dir: Path
+    checkpoint_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    start_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    dataset: str
+    username: str
+    password: str
+    log_level: str
+
+
+@checked(frozen=True, config=_STRICT)
 class CollectConfig:
     """The host-metrics service: what it samples or scrapes, its own Prometheus page, and where it pushes."""
 
     host: str
     service_name: str
     listen: Endpoint
-    period_seconds: float
+    period_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     source: Literal["embedded", "scrape"]
     scrape_url: str
     scrape_keep: str
     powercap_root: str
     powercap_simulated: bool
     push_to: Endpoint
-    push_timeout_seconds: float
-    backlog_batches: int
+    push_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    backlog_batches: Annotated[int, Field(ge=1)]
     log_level: str
 
 
