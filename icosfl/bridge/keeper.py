@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from threading import Event
 
-from icosfl.errors import StoreUnavailable, Unavailable
+from icosfl.errors import DataError, StoreUnavailable, Unavailable
 from icosfl.schema import Rows
 from icosfl.store.base import Position, SeriesStore
 
@@ -17,7 +17,7 @@ class StoreKeeper:
     """A store that may not be there yet.
 
     Args:
-        open_store: Opens the store, or raises `StoreUnavailable` while it cannot be had.
+        open_store: Opens the store.
         report: Called after every look at the store with what is wrong with it, empty when it answers.
     """
 
@@ -49,7 +49,7 @@ class StoreKeeper:
         """Look at the store every `period` seconds until `stop` is set.
 
         Raises:
-            IcosflError: the store cannot be opened for another reason than that it does not answer.
+            ConfigError: the store's configuration is wrong.
         """
         self.look()
         while not stop.wait(period):
@@ -61,7 +61,7 @@ class StoreKeeper:
             if self._store is None:
                 self._store = self._open()
             info = self._store.info()
-        except Unavailable as error:
+        except (Unavailable, DataError) as error:
             self._note(str(error))
         else:
             self._note("", f"{info.rows} of {info.capacity} rows")

@@ -43,7 +43,7 @@ class Bridge:
 
     Args:
         config: The configuration.
-        open_store: Opens the store, or raises `StoreUnavailable` while it cannot be had.
+        open_store: Opens the store; may raise `StoreUnavailable` while it cannot be had.
         clock: The time now, in ns since the epoch.
 
     Raises:
@@ -127,7 +127,7 @@ class Bridge:
         """Refuse new requests, finish those in flight, and let go of everything.
 
         Raises:
-            IcosflError: the store could not be opened for another reason than that it did not answer.
+            ConfigError: the store's configuration is wrong, which ended the watch over it.
         """
         self._health.enter_graceful_shutdown()
         self._server.stop(self._config.drain_seconds).wait()

@@ -1,0 +1,340 @@
+"""What senders see: the official OpenTelemetry exporter, and requests made by hand."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import grpc
+import pytest
+from google.protobuf.json_format import ParseDict
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from numpy.testing import assert_allclose, assert_array_equal
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import MetricsServiceStub
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    MetricExportResult,
+    MetricsData,
+    NumberDataPoint,
+    PeriodicExportingMetricReader,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from icosfl.bridge import Bridge
+from icosfl.bridge.servicer import SERVICE
+
+T0 = 1_700_000_000_000_000_000
+MILLI = 1_000_000
+
+
+@pytest.fixture
+def exporter(bridge: Bridge) -> Iterator[OTLPMetricExporter]:
+    exporter = OTLPMetricExporter(endpoint=f"http://{bridge.listens}", insecure=True, timeout=20)
+    yield exporter
+    exporter.shutdown()
+
+
+@pytest.fixture
+def stub(bridge: Bridge) -> Iterator[MetricsServiceStub]:
+    with grpc.insecure_channel(str(bridge.listens)) as channel:
+        yield MetricsServiceStub(channel)
+
+
+@pytest.fixture
+def raw(bridge: Bridge) -> Iterator[grpc.UnaryUnaryMultiCallable]:
+    with grpc.insecure_channel(str(bridge.listens)) as channel:
+        yield channel.unary_unary(f"/{SERVICE}/Export")
+
+
+def number(value: float, when: int = T0, **attributes: str) -> NumberDataPoint:
+    return NumberDataPoint(attributes, 0, when, value)
+
+
+def gauge(name: str, *points: NumberDataPoint) -> Metric:
+    return Metric(name, "", "", Gauge(points))
+
+
+def counter(name: str, *points: NumberDataPoint) -> Metric:
+    return Metric(name, "", "", Sum(points, AggregationTemporality.CUMULATIVE, is_monotonic=False))
+
+
+def resource(service: str, *metrics: Metric) -> ResourceMetrics:
+    scope = ScopeMetrics(InstrumentationScope("tests"), metrics, "")
+    return ResourceMetrics(Resource({"service.name": service}), [scope], "")
+
+
+def request(*metrics: dict[str, object], service: str = "host") -> ExportMetricsServiceRequest:
+    attributes = [{"key": "service.name", "value": {"stringValue": service}}]
+    content = [{"resource": {"attributes": attributes}, "scopeMetrics": [{"metrics": list(metrics)}]}]
+    return ParseDict({"resourceMetrics": content}, ExportMetricsServiceRequest())
+
+
+def load(value: float = 1.5, when: int = T0) -> dict[str, object]:
+    return {"name": "system.load", "gauge": {"dataPoints": [{"asDouble": value, "timeUnixNano": when}]}}
+
+
+def page(bridge: Bridge) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://{bridge.pages_listen}/metrics", timeout=5) as answer:
+        lines: Sequence[str] = answer.read().decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+
+
+def test_integers_doubles_gauges_and_sums_of_the_sdk_become_one_row(store, exporter) -> None:
+    metrics = [
+        gauge("system.cpu.utilization", number(0.25, T0 + MILLI)),
+        counter("system.memory.usage", number(3 * 2**20, T0, state="used"), number(5, T0, state="free")),
+        gauge("system.load", number(2, T0 + 2 * MILLI)),
+    ]
+
+    assert exporter.export(MetricsData([resource("host", *metrics)])) is MetricExportResult.SUCCESS
+
+    rows = store.window().rows
+    assert_array_equal(rows.times, [T0])
+    assert_array_equal(rows.values, [[25.0, 3.0, 2.0, math.nan]])
+
+
+def test_several_resources_of_one_request_join_their_rows(store, exporter) -> None:
+    scaphandre = [
+        gauge("total", number(10 * 2**20)),
+        gauge("available", number(4 * 2**20)),
+        gauge("microwatts", number(12_500_000)),
+    ]
+    data = MetricsData([resource("host", gauge("system.load", number(1.5))), resource("scaphandre", *scaphandre)])
+
+    assert exporter.export(data) is MetricExportResult.SUCCESS
+
+    assert_allclose(store.window().rows.values, [[math.nan, 6.0, 1.5, 12.5]])
+
+
+def test_a_meter_provider_delivers_what_its_instruments_observe(bridge, store, exporter) -> None:
+    def observe_load(_: CallbackOptions) -> list[Observation]:
+        return [Observation(0.75)]
+
+    def observe_memory(_: CallbackOptions) -> list[Observation]:
+        return [Observation(2**20, {"state": "used"}), Observation(2**21, {"state": "free"})]
+
+    before = time.time_ns()
+    reader = PeriodicExportingMetricReader(exporter, export_interval_millis=math.inf)
+    provider = MeterProvider([reader], Resource.create({"service.name": "host"}))
+    try:
+        meter = provider.get_meter("tests")
+        meter.create_observable_gauge("system.load", [observe_load])
+        meter.create_observable_up_down_counter("system.memory.usage", [observe_memory])
+        meter.create_histogram("requests.duration").record(3)
+
+        assert provider.force_flush()
+    finally:
+        provider.shutdown()
+
+    rows = store.window().rows
+    assert_array_equal(rows.values[0], [math.nan, 1.0, 0.75, math.nan])
+    assert before <= rows.times[0] <= time.time_ns()
+    counts = page(bridge)
+    assert counts['icosfl_bridge_points_dropped_total{reason="histogram"}'] >= 1
+    assert counts['icosfl_bridge_points_dropped_total{reason="other_attributes"}'] >= 1
+
+
+def test_a_histogram_beside_a_gauge_is_dropped_and_told(store, stub) -> None:
+    histogram = {"name": "h", "histogram": {"dataPoints": [{"timeUnixNano": T0}, {"timeUnixNano": T0 + 1}]}}
+
+    answer = stub.Export(request(load(), histogram), timeout=5)
+
+    assert answer.partial_success.rejected_data_points == 2
+    assert "histogram" in answer.partial_success.error_message
+    assert len(store.window().rows) == 1
+
+
+def test_the_sdks_histogram_points_are_dropped_and_the_export_succeeds(store, exporter) -> None:
+    points = [HistogramDataPoint({}, 0, T0, 1, 1.0, [1], [2.0], 1.0, 1.0)]
+    histogram = Metric("h", "", "", Histogram(points, AggregationTemporality.CUMULATIVE))
+
+    assert exporter.export(MetricsData([resource("host", histogram)])) is MetricExportResult.SUCCESS
+
+    assert store.info().rows == 0
+
+
+def test_a_nan_is_told_and_leaves_the_rest_of_its_row(store, stub) -> None:
+    cpu = {"name": "system.cpu.utilization", "gauge": {"dataPoints": [{"asDouble": "NaN", "timeUnixNano": T0}]}}
+
+    answer = stub.Export(request(cpu, load()), timeout=5)
+
+    assert answer.partial_success.rejected_data_points == 1
+    assert_array_equal(store.window().rows.values, [[math.nan, math.nan, 1.5, math.nan]])
+
+
+def test_a_metric_that_no_rule_asks_for_is_dropped_without_a_warning(bridge, store, stub) -> None:
+    other = {"name": "go_threads", "gauge": {"dataPoints": [{"asInt": 3, "timeUnixNano": T0}]}}
+
+    answer = stub.Export(request(load(), other), timeout=5)
+
+    assert not answer.HasField("partial_success")
+    assert page(bridge)['icosfl_bridge_points_dropped_total{reason="unknown_metric"}'] == 1
+
+
+def test_a_sender_that_no_rule_knows_is_told_its_name(store, stub) -> None:
+    answer = stub.Export(request(load(), service="stranger"), timeout=5)
+
+    assert answer.partial_success.rejected_data_points == 1
+    assert "stranger" in answer.partial_success.error_message
+    assert store.appends == 0
+
+
+def test_a_request_without_points_is_a_success_and_stores_nothing(store, stub) -> None:
+    assert stub.Export(ExportMetricsServiceRequest(), timeout=5) == ExportMetricsServiceResponse()
+    assert store.appends == 0
+
+
+def test_bytes_that_are_no_request_are_an_invalid_argument_and_harm_nobody(bridge, store, raw, stub) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        raw(b"\xff\xff\xff not protobuf", timeout=5)
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "ExportMetricsServiceRequest" in caught.value.details()
+    stub.Export(request(load()), timeout=5)
+    assert store.appends == 1
+    assert page(bridge)['icosfl_bridge_requests_total{code="INVALID_ARGUMENT"}'] == 1
+
+
+def test_a_message_beyond_the_limit_is_refused_as_too_large(store, raw, config) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        raw(b"\0" * (config.max_message_bytes + 1), timeout=10)
+
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_small_message_that_unpacks_beyond_the_limit_is_refused(raw, config) -> None:
+    bomb = b"\0" * (config.max_message_bytes * 20)
+    assert len(gzip.compress(bomb)) < config.max_message_bytes
+
+    with pytest.raises(grpc.RpcError) as caught:
+        raw(bomb, timeout=10, compression=grpc.Compression.Gzip)
+
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_gzip_is_accepted(bridge, store) -> None:
+    exporter = OTLPMetricExporter(
+        endpoint=f"http://{bridge.listens}", insecure=True, compression=grpc.Compression.Gzip, timeout=5
+    )
+    try:
+        result = exporter.export(MetricsData([resource("host", gauge("system.load", number(2.5)))]))
+    finally:
+        exporter.shutdown()
+
+    assert result is MetricExportResult.SUCCESS
+    assert_array_equal(store.window().rows.values[:, 2], [2.5])
+
+
+def test_a_repeated_request_changes_nothing(store, stub) -> None:
+    stub.Export(request(load()), timeout=5)
+    position = store.info().position
+
+    stub.Export(request(load()), timeout=5)
+
+    assert store.info().rows == 1
+    assert store.info().position == position
+
+
+def test_nothing_is_acknowledged_while_the_store_has_not_taken_it(store, stub) -> None:
+    store.open.clear()
+
+    call = stub.Export.future(request(load()), timeout=20)
+    assert store.asked.wait(5)
+    assert not call.done()
+    assert store.info().rows == 0
+    store.open.set()
+
+    assert call.result() == ExportMetricsServiceResponse()
+    assert store.info().rows == 1
+
+
+def test_a_store_that_is_down_makes_senders_come_again(bridge, store, stub) -> None:
+    store.down.set()
+
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Export(request(load(), load(2.5, T0 + 10**9)), timeout=5)
+
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "the store is down" in caught.value.details()
+    trailers = dict(caught.value.trailing_metadata())
+    details = Status.FromString(trailers["grpc-status-details-bin"])
+    delay = RetryInfo()
+    assert details.code == grpc.StatusCode.UNAVAILABLE.value[0]
+    assert details.details[0].Unpack(delay)
+    assert delay.retry_delay.ToMilliseconds() == 50
+    counts = page(bridge)
+    assert counts["icosfl_bridge_points_refused_total"] == 2
+    assert counts['icosfl_bridge_requests_total{code="UNAVAILABLE"}'] == 1
+
+
+def test_the_sdks_exporter_delivers_once_the_store_is_back(bridge, store, exporter) -> None:
+    store.down.set()
+
+    with ThreadPoolExecutor(1) as sender:
+        export = sender.submit(exporter.export, MetricsData([resource("host", gauge("system.load", number(1.5)))]))
+        assert store.asked.wait(5)
+        store.down.clear()
+
+        assert export.result(timeout=20) is MetricExportResult.SUCCESS
+
+    assert_array_equal(store.window().rows.times, [T0])
+    counts = page(bridge)
+    assert counts["icosfl_bridge_points_stored_total"] == 1
+    assert counts["icosfl_bridge_points_total"] == 1 + counts["icosfl_bridge_points_refused_total"]
+
+
+def test_a_store_that_hangs_holds_up_only_a_bounded_number_of_requests(store, stub) -> None:
+    store.open.clear()
+    done = Event()
+
+    calls = [stub.Export.future(request(load(when=T0 + n * 10**9)), timeout=20) for n in range(30)]
+    refused = 0
+    for call in calls:
+        call.add_done_callback(lambda _: done.set())
+    assert done.wait(5)
+    store.open.set()
+    for call in calls:
+        error = call.exception()
+        if error is not None:
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            refused += 1
+
+    assert refused
+    assert store.info().rows == len(calls) - refused
+
+
+def test_the_page_accounts_for_every_point(bridge, stub) -> None:
+    cpu = {"name": "system.cpu.utilization", "gauge": {"dataPoints": [{"asDouble": "NaN", "timeUnixNano": T0}]}}
+    stub.Export(request(load(), cpu, load(2.5, T0 + 10**9)), timeout=5)
+    stub.Export(request(load(), service="stranger"), timeout=5)
+
+    counts = page(bridge)
+
+    dropped = sum(value for name, value in counts.items() if name.startswith("icosfl_bridge_points_dropped_total"))
+    assert counts["icosfl_bridge_points_total"] == 4
+    assert counts["icosfl_bridge_points_stored_total"] == dropped == 2
+    assert counts["icosfl_bridge_rows_total"] == 2
+    assert counts["icosfl_bridge_newest_row_timestamp_seconds"] == T0 / 1e9 + 1
+    assert counts["icosfl_bridge_store_seconds_count"] == 1
+    assert counts['icosfl_bridge_requests_total{code="OK"}'] == 2
