@@ -1,0 +1,137 @@
+"""The hops of the data's way, each proved by a question to the service itself; the answer is one line for a person.
+
+A question is asked until it is answered well or its time is over, so a hop that is just starting passes and a dead one fails with the
+last reason.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from icosfl.errors import Unavailable
+from icosfl.fleet.health import probe
+from icosfl.fleet.service import HealthCheck
+
+PAUSE_SECONDS = 0.5
+ANSWER_SECONDS = 5.0
+
+
+def ask(question: Callable[[], str], timeout_seconds: float) -> str:
+    """Ask until the question is answered without `Unavailable`, at most `timeout_seconds`.
+
+    Raises:
+        Unavailable: the last reason why it was not.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            return question()
+        except Unavailable:
+            if time.monotonic() + PAUSE_SECONDS >= deadline:
+                raise
+            time.sleep(PAUSE_SECONDS)
+
+
+def health(kind: str, address: str, path: str = "/") -> str:
+    """Ask a service for its health: `redis`, `grpc`, `tcp` or `http`.
+
+    Raises:
+        Unavailable: it does not answer, or not well.
+    """
+    host, _, port = address.rpartition(":")
+    check = HealthCheck(kind, host, int(port), path, "", ANSWER_SECONDS)  # type: ignore[arg-type]
+    reason = probe(check, ANSWER_SECONDS)
+    if reason:
+        raise Unavailable(reason, cure="see the service's log, and icosfl status")
+    return f"{check.address} answers"
+
+
+def page_value(url: str, metric: str) -> str:
+    """Read a Prometheus page and want the sum of `metric` above 0.
+
+    Raises:
+        Unavailable: no page, no such metric, or it is 0.
+    """
+    from prometheus_client.parser import text_string_to_metric_families
+
+    samples = [
+        sample.value
+        for family in text_string_to_metric_families(_get(url))
+        for sample in family.samples
+        if sample.name == metric
+    ]
+    total = sum(samples)
+    if total <= 0:
+        raise Unavailable(
+            f"{url}: {metric} is {total:g}" if samples else f"{url}: {metric} is not there",
+            cure="see whether the hop before it works",
+        )
+    return f"{metric} = {total:g}"
+
+
+def fresh_rows(url: str, max_age_seconds: float) -> str:
+    """Ask a forecast service for its node's rows, and want the newest to be fresh.
+
+    Raises:
+        Unavailable: no answer, no rows, or old ones.
+    """
+    store: Mapping[str, Any] = (json.loads(_get(url, {200, 503})).get("store")) or {}
+    rows, age = store.get("rows") or 0, store.get("age_seconds")
+    if not rows or age is None:
+        raise Unavailable(f"{url}: the store has no rows yet", cure="see whether the collector and the bridge work")
+    if age > max_age_seconds:
+        raise Unavailable(
+            f"{url}: the newest of {rows} rows is {age:.0f} s old, at most {max_age_seconds:g} s are wanted",
+            cure="see whether the collector and the bridge work",
+        )
+    return f"{rows} rows, the newest {age:.1f} s old"
+
+
+def supernodes(home: Path, connection: str, wanted: int) -> str:
+    """Ask the SuperLink how many SuperNodes are online.
+
+    Raises:
+        Unavailable: it does not answer, or fewer are online than wanted.
+    """
+    from icosfl.fleet.flower import Flower
+
+    online = Flower(home, connection).online_nodes()
+    if online < wanted:
+        raise Unavailable(
+            f"{online} of {wanted} SuperNodes are online", cure="see the supernode services: icosfl status"
+        )
+    return f"{online} SuperNodes are online"
+
+
+def store_through_proxy(address: str, alias: str) -> str:
+    """Call the node's window through the dataClay proxy, as a dataClay client elsewhere would.
+
+    Raises:
+        Unavailable: the proxy, or what is behind it, does not answer.
+    """
+    from icosfl.store.proxied import describe
+
+    host, _, port = address.rpartition(":")
+    return describe(host, int(port), alias, ANSWER_SECONDS)
+
+
+def _get(url: str, accepted: set[int] | None = None) -> str:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("GET", parts.path)
+        answer = connection.getresponse()
+        body = answer.read().decode("utf-8")
+    except (OSError, http.client.HTTPException) as error:
+        raise Unavailable(f"{url}: {error}", cure="see the service's log, and icosfl status") from error
+    finally:
+        connection.close()
+    if answer.status not in (accepted or {200}):
+        raise Unavailable(f"{url}: answers {answer.status}", cure="see the service's log")
+    return body
