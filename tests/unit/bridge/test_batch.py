@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-
 import numpy as np
 from google.protobuf.json_format import ParseDict
 from hypothesis import given, settings
@@ -31,7 +30,7 @@ RULES = compile_rules(
             name="host",
             match={"service.name": "host"},
             sources=(
-                SourceConfig(series="cpu", metric="a", scale=1e3, attributes={"state": "used"}),
+                SourceConfig(series="cpu", metric="d", scale=1e3, attributes={"state": "used"}),
                 SourceConfig(series="memory", metric="a", minus="b", scale=-0.5),
                 SourceConfig(series="load", metric="c"),
             ),
@@ -74,8 +73,11 @@ attributes = st.lists(
     st.builds(KeyValue, key=st.sampled_from(["service.name", "state", "zone"]), value=values), max_size=2
 )
 known = st.just([KeyValue(key="service.name", value=AnyValue(string_value="host"))])
-times = st.one_of(st.integers(990, 1_060), st.sampled_from([0, 1, 2**63 - 1, 2**63, 2**64 - 1]))
+used = st.just([KeyValue(key="state", value=AnyValue(string_value="used"))])
+soon = st.integers(990, 1_040)
+times = st.one_of(soon, soon, soon, st.sampled_from([0, 1, NOW + 51, 2**63 - 1, 2**63, 2**64 - 1]))
 amounts = st.one_of(
+    st.builds(lambda number: {"as_double": number}, st.floats(-1e6, 1e6)),
     st.builds(lambda number: {"as_double": number}, st.floats()),
     st.builds(lambda number: {"as_int": number}, st.integers(-(2**63), 2**63 - 1)),
     st.just({}),
@@ -84,19 +86,20 @@ numbers = st.builds(
     lambda amount, when, flags, items: NumberDataPoint(time_unix_nano=when, flags=flags, attributes=items, **amount),
     amounts,
     times,
-    st.sampled_from([0, 0, 0, 1]),
-    st.one_of(st.just([]), attributes),
+    st.sampled_from([0] * 9 + [1]),
+    st.one_of(st.just([]), used, used, attributes),
 )
 
 
 @st.composite
 def metrics(draw: st.DrawFn) -> Metric:
-    metric = Metric(name=draw(st.sampled_from(["a", "b", "c", "d", ""])))
-    match draw(st.sampled_from(["gauge", "gauge", "sum", "sum", "histogram", "exponential", "summary", "none"])):
+    metric = Metric(name=draw(st.sampled_from(["a", "a", "b", "b", "c", "c", "d", ""])))
+    kinds = [*["gauge"] * 6, *["sum"] * 6, "histogram", "exponential", "summary", "none"]
+    match draw(st.sampled_from(kinds)):
         case "gauge":
             metric.gauge.data_points.extend(draw(st.lists(numbers, max_size=4)))
         case "sum":
-            metric.sum.aggregation_temporality = draw(st.sampled_from([2, 2, 2, 1, 0]))
+            metric.sum.aggregation_temporality = draw(st.sampled_from([2] * 6 + [1, 0]))
             metric.sum.data_points.extend(draw(st.lists(numbers, max_size=4)))
         case "histogram":
             metric.histogram.data_points.extend([HistogramDataPoint()] * draw(st.integers(0, 2)))
@@ -113,8 +116,8 @@ requests = st.builds(
     st.lists(
         st.builds(
             lambda items, scopes: ResourceMetrics(resource=Resource(attributes=items), scope_metrics=scopes),
-            st.one_of(known, known, attributes),
-            st.lists(st.builds(lambda found: ScopeMetrics(metrics=found), st.lists(metrics(), max_size=4)), max_size=2),
+            st.one_of(known, known, known, attributes),
+            st.lists(st.builds(lambda found: ScopeMetrics(metrics=found), st.lists(metrics(), max_size=5)), max_size=2),
         ),
         max_size=3,
     ),
