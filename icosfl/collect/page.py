@@ -31,6 +31,9 @@ from icosfl.errors import RunFailed
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+# How long `close` waits at most for the server to notice.
+_POLL_SECONDS = 0.2
+
 OWN_PREFIX = "icosfl_collect_"
 _INVALID = re.compile(r"[^a-zA-Z0-9_:]")
 _UNIT_SUFFIXES = {"By": "_bytes", "J": "_joules", "W": "_watts", "s": "_seconds", "%": "_percent"}
@@ -208,7 +211,9 @@ class PageServer:
                 f"cannot listen on {listen}: {error.strerror or error}",
                 cure="stop what listens there, or give the host another slot or port",
             ) from error
-        self._thread = threading.Thread(target=self._server.serve_forever, name="page", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=[_POLL_SECONDS], name="page", daemon=True
+        )
 
     @property
     def port(self) -> int:

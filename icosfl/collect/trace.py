@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Protocol
 
@@ -204,9 +205,9 @@ class _Reader:
 
 def _milliseconds(text: str) -> int:
     try:
-        return int(text) * 10**6
-    except ValueError:
-        return round(float(text) * 10**6)
+        return round(Decimal(text) * 10**6)
+    except InvalidOperation:
+        raise ValueError("not a number of milliseconds") from None
 
 
 def _nanoseconds_or_iso(text: str) -> int:
