@@ -1,7 +1,7 @@
 """The bridge as a whole: gRPC server, health, pages, and the watch over the store.
 
-A thread pool and not asyncio: storing blocks, and dataClay's client runs gRPC's asyncio side in a loop of its own, of
-which a process should have one only. Measured, the two serve equally many points.
+A thread pool and not asyncio: the work of a request is to wait for the store, whose calls block, and then health checks
+need threads of their own anyway. Measured, the two serve equally many points.
 """
 
 from __future__ import annotations
@@ -130,13 +130,13 @@ class Bridge:
             ConfigError: the store's configuration is wrong, which ended the watch over it.
         """
         self._health.enter_graceful_shutdown()
-        self._server.stop(self._config.drain_seconds).wait()
-        self._pool.shutdown()
         self._stop_watching.set()
+        self._server.stop(self._config.drain_seconds).wait()
+        self._keeper.close()
+        self._pool.shutdown()
         self._watcher.shutdown()
         self._pages.shutdown()
         self._pages.server_close()
-        self._keeper.close()
         logger.info("stopped")
         self._watching.result()
 

@@ -324,6 +324,20 @@ def test_a_store_that_hangs_holds_up_only_a_bounded_number_of_requests(store, st
     assert store.info().rows == len(calls) - refused
 
 
+def test_an_unforeseen_error_is_counted_and_the_next_request_is_served(bridge, store, stub, monkeypatch) -> None:
+    def fail(rows):
+        raise RuntimeError("a fault of the store's own")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "append", fail)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Export(request(load()), timeout=5)
+
+    assert caught.value.code() is grpc.StatusCode.UNKNOWN
+    assert page(bridge)['icosfl_bridge_requests_total{code="UNKNOWN"}'] == 1
+    assert stub.Export(request(load()), timeout=5) == ExportMetricsServiceResponse()
+
+
 def test_the_page_accounts_for_every_point(bridge, stub) -> None:
     cpu = {"name": "system.cpu.utilization", "gauge": {"dataPoints": [{"asDouble": "NaN", "timeUnixNano": T0}]}}
     stub.Export(request(load(), cpu, load(2.5, T0 + 10**9)), timeout=5)

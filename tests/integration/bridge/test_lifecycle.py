@@ -11,6 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -147,6 +148,21 @@ def test_a_bridge_that_starts_before_its_store_becomes_healthy_by_itself(start, 
 
         assert stub.Export(LOAD, timeout=5) == ExportMetricsServiceResponse()
     assert store.info().rows == 1
+
+
+def test_a_request_that_outlasts_the_drain_is_cut_off_unacknowledged(config, store) -> None:
+    bridge = Bridge(replace(config, drain_seconds=0.2), lambda: store)
+    bridge.start()
+    store.open.clear()
+    with grpc.insecure_channel(str(bridge.listens)) as channel, ThreadPoolExecutor(1) as stopping:
+        call = MetricsServiceStub(channel).Export.future(LOAD, timeout=20)
+        assert store.asked.wait(5)
+        stopped = stopping.submit(bridge.stop)
+
+        assert call.exception(timeout=10).code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+        store.open.set()
+        stopped.result(timeout=10)
 
 
 def test_a_store_whose_configuration_is_wrong_ends_the_service(config) -> None:
