@@ -1,0 +1,307 @@
+"""The model file: everything that a forecast needs beside the node's rows, with a digest, written atomically.
+
+One `.npz` file an artifact, without pickles: arrays, and the rest as JSON. The file `latest` beside them names the
+newest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+import zipfile
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icosfl.errors import CheckpointError, DataError, SchemaMismatch
+from icosfl.process.scale import Scaler
+from icosfl.schema import Schema, Series
+from icosfl.train.shape import Array, ModelShape, check_arrays
+
+FORMAT = 1
+LATEST = "latest"
+
+_META = "meta"
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.npz")
+_RUN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_CURE = "remove the file, then train again or copy a sound one from another node"
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A global model with all that gives its numbers a meaning.
+
+    Args:
+        schema: The model's series, in the order of its columns.
+        period_seconds: Distance of two steps.
+        window: Steps that the model sees.
+        horizons: Steps ahead that it forecasts, ascending.
+        train_fraction: Share of each node's rows, the oldest, that it was taught; later rows are free to measure it on.
+        scaler: From real units to the model's and back.
+        shape: Of the network.
+        run: Id of the run that made it; letters, digits, `_` and `-`.
+        round: Of that run, at least 0 (0: not trained yet).
+        nodes: Names of the nodes whose updates are in it in this round.
+        created: UTC, ISO 8601.
+        parent: Digest of the artifact that the run started from, if it did.
+        arrays: The weights, float32, as `ModelShape.arrays` says.
+
+    Raises:
+        SchemaMismatch: the parts do not fit each other, or a number is not finite.
+    """
+
+    schema: Schema
+    period_seconds: float
+    window: int
+    horizons: tuple[int, ...]
+    train_fraction: float
+    scaler: Scaler
+    shape: ModelShape
+    run: str
+    round: int
+    nodes: tuple[str, ...]
+    created: str
+    parent: str | None
+    arrays: tuple[Array, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.schema) == self.shape.series == len(self.scaler):
+            raise SchemaMismatch(
+                f"an artifact's schema, network and scaler must have as many series: {len(self.schema)}, "
+                f"{self.shape.series}, {len(self.scaler)}"
+            )
+        if len(self.horizons) != self.shape.horizons or list(self.horizons) != sorted(set(self.horizons)):
+            raise SchemaMismatch(f"{self.horizons} are no horizons for a network of {self.shape.horizons}")
+        if self.horizons[0] < 1 or self.window < 1 or self.round < 0 or not self.period_seconds > 0:
+            raise SchemaMismatch("an artifact's horizons, window, round and period must be positive")
+        if not 0 < self.train_fraction < 1:
+            raise SchemaMismatch(f"an artifact's train_fraction must lie between 0 and 1, not {self.train_fraction}")
+        if not _RUN.fullmatch(self.run):
+            raise SchemaMismatch(f"{self.run!r} is no run id")
+        check_arrays(self.shape, self.arrays)
+        if any(array.dtype != np.float32 for array in self.arrays):
+            raise SchemaMismatch("an artifact's arrays must be float32")
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over all fields and arrays, in hexadecimal."""
+        content = hashlib.sha256(_canonical(_meta(self)))
+        for array in self.arrays:
+            content.update(np.ascontiguousarray(array, "<f4").tobytes())
+        return content.hexdigest()
+
+    @property
+    def file_name(self) -> str:
+        """The name of its file: run and round."""
+        return f"{self.run}-round-{self.round:04d}.npz"
+
+    def misfit(
+        self, schema: Schema, period_seconds: float, window: int, horizons: tuple[int, ...], shape: ModelShape
+    ) -> str | None:
+        """Why this model cannot go on learning or forecasting under these values; None when it can."""
+        pairs = {
+            "series": (_series(self.schema), _series(schema)),
+            "sampling period": (self.period_seconds, period_seconds),
+            "window": (self.window, window),
+            "horizons": (self.horizons, horizons),
+            "network": (self.shape, shape),
+        }
+        differences = [f"{name} {own} is not {asked}" for name, (own, asked) in pairs.items() if own != asked]
+        return "; ".join(differences) or None
+
+
+def now_utc() -> str:
+    """The present time for `Artifact.created`."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def to_bytes(artifact: Artifact) -> bytes:
+    """The content of the artifact's file, also to be sent in a message."""
+    meta = _meta(artifact) | {"digest": artifact.digest}
+    arrays = {f"array_{index:03d}": array for index, array in enumerate(artifact.arrays)}
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **{_META: np.frombuffer(_canonical(meta), np.uint8)}, **arrays)
+    return buffer.getvalue()
+
+
+def from_bytes(content: bytes, source: str) -> Artifact:
+    """Read what `to_bytes` wrote; `source` names it in errors.
+
+    Raises:
+        CheckpointError: it is something else, or not as it was written.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            meta = json.loads(file[_META].tobytes())
+            count = len(file.files) - 1
+            arrays = tuple(file[f"array_{index:03d}"] for index in range(count))
+        told = meta.pop("digest")
+        artifact = _from_meta(meta, arrays)
+    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, DataError) as error:
+        raise CheckpointError(f"{source}: no sound model file: {error}", cure=_CURE) from error
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise CheckpointError(f"{source}: no sound model file: {error}", cure=_CURE) from error
+    if artifact.digest != told:
+        raise CheckpointError(f"{source}: its content does not have the digest that it states", cure=_CURE)
+    return artifact
+
+
+def save(artifact: Artifact, directory: Path) -> Path:
+    """Write the artifact's file and then point `latest` to it; after a crash either the old or the new one loads.
+
+    Raises:
+        CheckpointError: the directory cannot be written.
+    """
+    path = directory / artifact.file_name
+    write_atomically(path, to_bytes(artifact))
+    write_atomically(directory / LATEST, _canonical({"file": path.name, "digest": artifact.digest}))
+    return path
+
+
+def load(path: Path) -> Artifact:
+    """Read an artifact's file and verify its digest.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, or it is something else.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}", cure=_CURE) from error
+    return from_bytes(content, str(path))
+
+
+def latest_digest(directory: Path) -> str | None:
+    """The digest of the newest artifact, without reading it: cheap to ask often. None when there is none.
+
+    Raises:
+        CheckpointError: `latest` is damaged.
+    """
+    pointer = _pointer(directory)
+    return None if pointer is None else pointer[1]
+
+
+def load_latest(directory: Path) -> Artifact | None:
+    """The newest artifact in a directory, or None when none was ever saved there.
+
+    Raises:
+        CheckpointError: the file that `latest` names is missing, damaged or another one.
+    """
+    pointer = _pointer(directory)
+    if pointer is None:
+        return None
+    name, digest = pointer
+    artifact = load(directory / name)
+    if artifact.digest != digest:
+        raise CheckpointError(f"{directory / name}: is not the model that {LATEST} names", cure=_CURE)
+    return artifact
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that at any time it has either its old or its new content; makes its directory if need be.
+
+    Raises:
+        CheckpointError: it cannot be written; what was there stays.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, content)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be written: {error.strerror}",
+            cure="free space on the disk or correct the directory's owner",
+        ) from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def _pointer(directory: Path) -> tuple[str, str] | None:
+    path = directory / LATEST
+    try:
+        fields = json.loads(path.read_bytes())
+        name, digest = str(fields["file"]), str(fields["digest"])
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}", cure=_CURE) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}: does not name a model file", cure=_CURE) from error
+    if not _FILE_NAME.fullmatch(name):
+        raise CheckpointError(f"{path}: {name!r} is no name of a model file", cure=_CURE)
+    return name, digest
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _canonical(data: object) -> bytes:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _series(schema: Schema) -> list[list[str]]:
+    return [[series.name, series.unit] for series in schema.series]
+
+
+def _meta(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "series": _series(artifact.schema),
+        "period_seconds": artifact.period_seconds,
+        "window": artifact.window,
+        "horizons": list(artifact.horizons),
+        "train_fraction": artifact.train_fraction,
+        "scaler": artifact.scaler.to_dict(),
+        "shape": dataclasses.asdict(artifact.shape),
+        "run": artifact.run,
+        "round": artifact.round,
+        "nodes": list(artifact.nodes),
+        "created": artifact.created,
+        "parent": artifact.parent,
+    }
+
+
+def _from_meta(meta: dict[str, Any], arrays: tuple[Array, ...]) -> Artifact:
+    if meta["format"] != FORMAT:
+        raise SchemaMismatch(f"format {meta['format']!r} is not {FORMAT}")
+    return Artifact(
+        schema=Schema(tuple(Series(name, unit) for name, unit in meta["series"])),
+        period_seconds=float(meta["period_seconds"]),
+        window=int(meta["window"]),
+        horizons=tuple(int(steps) for steps in meta["horizons"]),
+        train_fraction=float(meta["train_fraction"]),
+        scaler=Scaler.from_dict(meta["scaler"]),
+        shape=ModelShape(**meta["shape"]),
+        run=str(meta["run"]),
+        round=int(meta["round"]),
+        nodes=tuple(str(node) for node in meta["nodes"]),
+        created=str(meta["created"]),
+        parent=None if meta["parent"] is None else str(meta["parent"]),
+        arrays=arrays,
+    )

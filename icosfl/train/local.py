@@ -1,0 +1,282 @@
+"""From a node's rows to what is trained and measured on, or to the reason why that cannot be yet. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icosfl.errors import NotReady, SchemaMismatch
+from icosfl.process.clean import NANOSECONDS, Grid, bridge_gaps, to_grid, to_period_ns
+from icosfl.process.scale import Moments
+from icosfl.process.windows import (
+    LatestWindow,
+    Windows,
+    count_whole,
+    latest_window,
+    make_windows,
+    rows_needed,
+    split_by_time,
+)
+from icosfl.schema import Rows, Schema
+from icosfl.train.settings import TrainSettings
+
+# A node has a series when its training part holds at least this share of the windows that its best series gives.
+PRESENT_SHARE = 0.5
+
+_CURE = "look whether the host's metrics reach its store: icosfl status"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a model looks at rows.
+
+    Args:
+        names: The model's series, in the order of its columns.
+        window: Steps that it sees.
+        horizons: Steps ahead that it forecasts, ascending.
+        period_seconds: Distance of two steps.
+        max_gap_seconds: Longest time between two values that is bridged by interpolation.
+    """
+
+    names: tuple[str, ...]
+    window: int
+    horizons: tuple[int, ...]
+    period_seconds: float
+    max_gap_seconds: float
+
+    @classmethod
+    def of(cls, settings: TrainSettings, names: Sequence[str], period_seconds: float, max_gap_seconds: float) -> Self:
+        """The plan of a run, for these of its series.
+
+        Raises:
+            ConfigError: window or horizons do not suit the period.
+        """
+        window, horizons = settings.window_steps(period_seconds), settings.horizon_steps(period_seconds)
+        return cls(tuple(names), window, horizons, period_seconds, max_gap_seconds)
+
+    @property
+    def period_ns(self) -> int:
+        """Distance of two steps in nanoseconds."""
+        return to_period_ns(self.period_seconds)
+
+    @property
+    def max_gap_ns(self) -> int:
+        """Longest time between two values that is bridged, in nanoseconds."""
+        return round(self.max_gap_seconds * NANOSECONDS)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Survey:
+    """What a node can say about its rows before a run, without any of their values.
+
+    Args:
+        rows: Rows in the store.
+        newest: Time of the newest row in nanoseconds since the epoch, None without rows.
+        cutoff_ns: Rows up to this time are trained on, later ones are for validation; None without rows.
+        present: Names of the series that the node has.
+        absent: Names of the series that it lacks.
+        moments: Of the measured values of the training part, in the order of the plan's names.
+        train_windows: Windows to train on.
+        validation_windows: Windows to measure on.
+        reason: Why the node cannot take part, or None when it can.
+    """
+
+    rows: int
+    newest: int | None
+    cutoff_ns: int | None
+    present: tuple[str, ...]
+    absent: tuple[str, ...]
+    moments: Moments
+    train_windows: int
+    validation_windows: int
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A node's windows of the model's series, in real units.
+
+    Args:
+        schema: The model's series.
+        has: Which of them the node has, shape [k].
+        train: Made of rows up to the cutoff alone.
+        validation: Windows whose targets all lie after the cutoff.
+        cutoff_ns: The cutoff.
+    """
+
+    schema: Schema
+    has: NDArray[np.bool_]
+    train: Windows
+    validation: Windows
+    cutoff_ns: int
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """Names of the series that the node has."""
+        return tuple(name for name, has in zip(self.schema.names, self.has, strict=True) if has)
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Names of the series that the node lacks."""
+        return tuple(name for name, has in zip(self.schema.names, self.has, strict=True) if not has)
+
+
+def rows_for_training(plan: Plan, settings: TrainSettings) -> int:
+    """How many rows without a gap make a node ready: enough windows on both sides of the cutoff."""
+    train = rows_needed(plan.window, plan.horizons, settings.min_windows)
+    validation = plan.horizons[-1] - plan.horizons[0] + least_validation_windows(settings)
+    share = settings.train_fraction
+    return max(math.ceil(train / share), math.ceil(validation / (1 - share)))
+
+
+def least_validation_windows(settings: TrainSettings) -> int:
+    """Validation windows without which a node sits out: as many to the training windows as the fraction says."""
+    share = settings.train_fraction
+    return max(math.ceil(settings.min_windows * (1 - share) / share), 1)
+
+
+def cutoff_of(rows: Rows, train_fraction: float) -> int:
+    """The time of the last row of the training part, in nanoseconds since the epoch.
+
+    Raises:
+        NotReady: there is no row.
+    """
+    if len(rows) == 0:
+        raise NotReady("there is no row yet", cure=_CURE)
+    count = max(math.floor(len(rows) * train_fraction + 1e-9), 1)
+    return int(rows.times[count - 1])
+
+
+def survey(rows: Rows, schema: Schema, plan: Plan, settings: TrainSettings) -> Survey:
+    """Look at all rows of a store of this schema before a run: what is there, and whether it is enough.
+
+    Raises:
+        SchemaMismatch: the schema lacks a series of the plan.
+    """
+    if len(rows) == 0:
+        nothing = Moments.of(np.empty((0, len(schema.select(plan.names)))))
+        return Survey(0, None, None, (), plan.names, nothing, 0, 0, "there is no row yet")
+    cutoff_ns = cutoff_of(rows, settings.train_fraction)
+    prepared = cut(rows, schema, plan, cutoff_ns)
+    return Survey(
+        rows=len(rows),
+        newest=int(rows.times[-1]),
+        cutoff_ns=cutoff_ns,
+        present=prepared.present,
+        absent=prepared.absent,
+        moments=moments_of_training_part(rows, schema, plan, cutoff_ns),
+        train_windows=len(prepared.train),
+        validation_windows=len(prepared.validation),
+        reason=_shortfall(rows, schema, plan, settings, prepared),
+    )
+
+
+def prepare(rows: Rows, schema: Schema, plan: Plan, settings: TrainSettings, cutoff_ns: int) -> Prepared:
+    """Make the windows that a node trains on and is measured on.
+
+    Nothing after the cutoff has a part in the training windows: they are made of the rows up to it alone.
+
+    Raises:
+        NotReady: too few windows; the message names the series, and what is there and what is needed.
+        SchemaMismatch: the schema lacks a series of the plan.
+    """
+    prepared = cut(rows, schema, plan, cutoff_ns)
+    reason = _shortfall(rows, schema, plan, settings, prepared)
+    if reason is not None:
+        raise NotReady(
+            reason, cure="wait for more rows, or train with a shorter window, nearer horizons or a lower min-windows"
+        )
+    return prepared
+
+
+def cut(rows: Rows, schema: Schema, plan: Plan, cutoff_ns: int) -> Prepared:
+    """Make training and validation windows, however few.
+
+    Raises:
+        SchemaMismatch: the schema lacks a series of the plan, or a number of the plan is out of its range.
+    """
+    selected = select(rows, schema, plan.names)
+    older = _grid(_until(selected, cutoff_ns), plan)
+    whole = count_whole(older, plan.window, plan.horizons)
+    has = (whole > 0) & (whole >= PRESENT_SHARE * whole.max())
+    train = _windows(older, plan, has)
+    _, validation = split_by_time(_windows(_grid(selected, plan), plan, has), cutoff_ns)
+    return Prepared(schema.select(plan.names), has, train, validation, cutoff_ns)
+
+
+def moments_of_training_part(rows: Rows, schema: Schema, plan: Plan, cutoff_ns: int) -> Moments:
+    """The moments of the measured values up to the cutoff, in the order of the plan's names.
+
+    Raises:
+        SchemaMismatch: the schema lacks a series of the plan.
+    """
+    older = _until(select(rows, schema, plan.names), cutoff_ns)
+    return Moments.of(to_grid(older, plan.period_ns).values)
+
+
+def newest_window(rows: Rows, schema: Schema, plan: Plan) -> LatestWindow:
+    """The window that a forecast starts from.
+
+    Raises:
+        NotReady: no series has a window without a gap up to now.
+        SchemaMismatch: the schema lacks a series of the plan.
+    """
+    selected = select(rows, schema, plan.names)
+    latest = latest_window(_grid(selected, plan), plan.window, plan.max_gap_ns // plan.period_ns)
+    if latest is None:
+        raise NotReady(
+            f"no series has {plan.window} rows without a gap up to now; of the newest {plan.window} rows, "
+            f"{_told(selected.tail(plan.window), plan.names)} have a value",
+            cure=_CURE,
+        )
+    return latest
+
+
+def select(rows: Rows, schema: Schema, names: Sequence[str]) -> Rows:
+    """The columns of these names, in their order.
+
+    Raises:
+        SchemaMismatch: a name is not in the schema, or the rows are not of this schema.
+    """
+    if rows.width != len(schema):
+        raise SchemaMismatch(f"rows of {rows.width} columns are not of a schema of {len(schema)} series")
+    return Rows(rows.times, rows.values[:, [schema.index(name) for name in names]])
+
+
+def _until(rows: Rows, cutoff_ns: int) -> Rows:
+    count = int(np.searchsorted(rows.times, cutoff_ns, side="right"))
+    return Rows(rows.times[:count], rows.values[:count])
+
+
+def _grid(rows: Rows, plan: Plan) -> Grid:
+    return bridge_gaps(to_grid(rows, plan.period_ns), plan.max_gap_ns)
+
+
+def _windows(grid: Grid, plan: Plan, has: NDArray[np.bool_]) -> Windows:
+    if not bool(has.any()):
+        return Windows.empty(plan.window, plan.horizons, grid.width, grid.period_ns)
+    return make_windows(grid, plan.window, plan.horizons, has)
+
+
+def _shortfall(rows: Rows, schema: Schema, plan: Plan, settings: TrainSettings, prepared: Prepared) -> str | None:
+    """Why these windows are too few, or None when they are enough."""
+    wanted = (settings.min_windows, least_validation_windows(settings))
+    there = (len(prepared.train), len(prepared.validation))
+    if there[0] >= wanted[0] and there[1] >= wanted[1]:
+        return None
+    return (
+        f"{there[0]} of {wanted[0]} training windows and {there[1]} of {wanted[1]} validation windows: "
+        f"they need {rows_for_training(plan, settings)} rows, one every {plan.period_seconds:g} s without a gap longer "
+        f"than {plan.max_gap_seconds:g} s; there are {len(rows)} rows, with a value in "
+        f"{_told(select(rows, schema, plan.names), plan.names)}"
+    )
+
+
+def _told(rows: Rows, names: Sequence[str]) -> str:
+    counts = np.isfinite(rows.values).sum(axis=0)
+    return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))

@@ -1,0 +1,191 @@
+"""The settings of a run: checked values from Flower's flat run configuration (`[tool.flwr.app.config]`)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from icosfl.errors import ConfigError
+
+NEXT = "next"
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smh])")
+_CURE = "correct the value in [tool.flwr.app.config], icosfl_training or `flwr run -c`"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How a federated run learns.
+
+    Args:
+        num_server_rounds: Rounds of a run, at least 1.
+        min_nodes: Nodes without whose replies a round fails, at least 1.
+        local_epochs: Passes over a node's windows in a round, at least 1.
+        learning_rate: Of Adam, positive.
+        batch_size: Windows in a step, at least 1.
+        hidden_size: Width of the LSTM, at least 1.
+        num_layers: Layers of the LSTM, at least 1.
+        series: Names of the series that the model sees and forecasts.
+        window_seconds: How far back the model sees.
+        horizon_seconds: How far ahead it forecasts, in the order asked for; None means the next row.
+        train_fraction: Share of a node's rows, the oldest, that is trained on; between 0 and 1.
+        min_windows: Training windows without which a node sits out, at least 1.
+        round_timeout_seconds: How long a round waits for replies.
+        seed: Of the initial weights and of the order of windows.
+    """
+
+    num_server_rounds: int
+    min_nodes: int
+    local_epochs: int
+    learning_rate: float
+    batch_size: int
+    hidden_size: int
+    num_layers: int
+    series: tuple[str, ...]
+    window_seconds: float
+    horizon_seconds: tuple[float | None, ...]
+    train_fraction: float
+    min_windows: int
+    round_timeout_seconds: float
+    seed: int
+
+    @classmethod
+    def from_run_config(cls, config: Mapping[str, object]) -> Self:
+        """Check a run configuration; keys that are not ours are left alone.
+
+        Raises:
+            ConfigError: a key is missing or its value is not usable; the message names the key.
+        """
+        return cls(
+            num_server_rounds=_whole(config, "num-server-rounds", 1),
+            min_nodes=_whole(config, "min-nodes", 1),
+            local_epochs=_whole(config, "local-epochs", 1),
+            learning_rate=_positive(config, "learning-rate"),
+            batch_size=_whole(config, "batch-size", 1),
+            hidden_size=_whole(config, "hidden-size", 1),
+            num_layers=_whole(config, "num-layers", 1),
+            series=_names(config, "series"),
+            window_seconds=_duration("window", _text(config, "window")),
+            horizon_seconds=_horizons(config, "horizons"),
+            train_fraction=_fraction(config, "train-fraction"),
+            min_windows=_whole(config, "min-windows", 1),
+            round_timeout_seconds=_positive(config, "round-timeout-seconds"),
+            seed=_whole(config, "seed", 0),
+        )
+
+    def window_steps(self, period_seconds: float) -> int:
+        """The window in steps of the sampling period, rounded.
+
+        Raises:
+            ConfigError: the window is shorter than two steps.
+        """
+        steps = round(self.window_seconds / period_seconds)
+        if steps < 2:
+            raise ConfigError(
+                f"window: {self.window_seconds:g} s is less than two rows at a sampling period of {period_seconds:g} s",
+                cure=_CURE,
+            )
+        return steps
+
+    def horizon_steps(self, period_seconds: float) -> tuple[int, ...]:
+        """The horizons in steps of the sampling period, rounded, ascending; equal ones are one.
+
+        Raises:
+            ConfigError: a horizon is nearer than half a step.
+        """
+        return tuple(sorted({self._steps(seconds, period_seconds) for seconds in self.horizon_seconds}))
+
+    @staticmethod
+    def _steps(seconds: float | None, period_seconds: float) -> int:
+        if seconds is None:
+            return 1
+        steps = round(seconds / period_seconds)
+        if steps < 1:
+            raise ConfigError(
+                f"horizons: {seconds:g} s is nearer than the next row at a sampling period of {period_seconds:g} s; "
+                f'"{NEXT}" means the next row',
+                cure=_CURE,
+            )
+        return steps
+
+
+def parse_duration(text: str) -> float | None:
+    """A duration such as `90s`, `2m` or `1.5h` in seconds; None when the text is none."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        return None
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    return seconds if seconds > 0 else None
+
+
+def _value(config: Mapping[str, object], key: str) -> object:
+    if key not in config:
+        raise ConfigError(f"{key}: missing in the run configuration", cure=_CURE)
+    return config[key]
+
+
+def _wrong(key: str, expected: str, value: object) -> ConfigError:
+    return ConfigError(f"{key}: must be {expected}, not {value!r}", cure=_CURE)
+
+
+def _whole(config: Mapping[str, object], key: str, least: int) -> int:
+    value = _value(config, key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise _wrong(key, f"a whole number of at least {least}", value)
+    return value
+
+
+def _number(config: Mapping[str, object], key: str, expected: str) -> float:
+    value = _value(config, key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise _wrong(key, expected, value)
+    return float(value)
+
+
+def _positive(config: Mapping[str, object], key: str) -> float:
+    value = _number(config, key, "a positive number")
+    if value <= 0:
+        raise _wrong(key, "a positive number", value)
+    return value
+
+
+def _fraction(config: Mapping[str, object], key: str) -> float:
+    value = _number(config, key, "a number between 0 and 1")
+    if not 0 < value < 1:
+        raise _wrong(key, "a number between 0 and 1", value)
+    return value
+
+
+def _text(config: Mapping[str, object], key: str) -> str:
+    value = _value(config, key)
+    if not isinstance(value, str):
+        raise _wrong(key, "a text", value)
+    return value
+
+
+def _list(config: Mapping[str, object], key: str, expected: str) -> tuple[str, ...]:
+    text = _text(config, key)
+    items = tuple(item.strip() for item in text.split(","))
+    if not all(items) or len(set(items)) != len(items):
+        raise _wrong(key, expected, text)
+    return items
+
+
+def _names(config: Mapping[str, object], key: str) -> tuple[str, ...]:
+    return _list(config, key, "different names of series with commas between")
+
+
+def _duration(key: str, text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds is None:
+        raise _wrong(key, "a positive number with s, m or h", text)
+    return seconds
+
+
+def _horizons(config: Mapping[str, object], key: str) -> tuple[float | None, ...]:
+    items = _list(config, key, f'different durations with commas between, or "{NEXT}"')
+    return tuple(None if item == NEXT else _duration(key, item) for item in items)
