@@ -1,0 +1,264 @@
+"""Runs the fleet's playbooks through ansible-runner: every event becomes a step for a display and a line of a log.
+
+Only this module knows ansible-runner.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, Literal, Protocol
+
+import psutil
+
+from icosfl.config import search_path
+from icosfl.errors import RunFailed
+from icosfl.fleet.events import Failure, HostRecap, Step, Tally, interpret, strip_colour
+from icosfl.fleet.inventory import environment_of
+
+LOGS_KEPT = 20
+POLL_SECONDS = 0.25
+GRACE_SECONDS = 3.0
+INTERRUPTED = 130
+
+
+class Display(Protocol):
+    """Shows a playbook as it runs."""
+
+    def show(self, step: Step, tally: Tally) -> None:
+        """Show a step; the tally has counted it already."""
+
+    def tick(self) -> None:
+        """Move what turns: called a few times a second, from the thread that runs the playbook."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaybookResult:
+    """How a playbook ended.
+
+    Args:
+        playbook: Its name, for example `site`.
+        status: ok, failed or interrupted.
+        hosts: How many tasks ended how, by host; empty when the playbook broke before its end.
+        failures: Why hosts stopped; host "" stands for the playbook itself.
+        lines: What its tasks said to a person.
+        seconds: How long it ran.
+        log: Ansible's whole output; None when there is nothing to look up.
+    """
+
+    playbook: str
+    status: Literal["ok", "failed", "interrupted"]
+    hosts: tuple[HostRecap, ...]
+    failures: tuple[Failure, ...]
+    lines: tuple[str, ...]
+    seconds: float
+    log: Path | None
+
+    @property
+    def exit_code(self) -> int:
+        """The process exit code that this result means."""
+        return {"ok": 0, "failed": RunFailed.exit_code, "interrupted": INTERRUPTED}[self.status]
+
+    @property
+    def changed(self) -> int:
+        """How many tasks changed something."""
+        return sum(host.changed for host in self.hosts)
+
+
+@dataclass(slots=True)
+class _Interrupts:
+    """Hands the first Ctrl-C to Ansible, which then ends in good order; kills it on the second one or after a while."""
+
+    pid: int | None = None
+    count: int = 0
+    first: float = 0.0
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count == 1:
+            self.first = time.monotonic()
+            if self.pid is not None:
+                os.kill(self.pid, signal.SIGINT)
+
+    def kill(self) -> bool:
+        """Whether the playbook must be killed now; its workers, which are no longer in its process group, are."""
+        if not self.count:
+            return False
+        patient = self.count == 1 and time.monotonic() - self.first < GRACE_SECONDS
+        if self.pid is not None and patient:
+            return False
+        for worker in _descendants(self.pid):
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
+        return True
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One playbook while it runs: takes ansible-runner's events and keeps what they amount to."""
+
+    display: Display
+    log: IO[str]
+    tally: Tally = field(default_factory=Tally)
+    interrupts: _Interrupts = field(default_factory=_Interrupts)
+    loose: list[str] = field(default_factory=list)
+
+    def take(self, event: dict[str, Any]) -> bool:
+        """Take one event; false tells ansible-runner not to keep it as a file."""
+        text = strip_colour(str(event.get("stdout") or "")).replace("\r", "")
+        if text:
+            self.log.write(text + "\n")
+            self.log.flush()
+        if event.get("event") == "verbose":
+            self.loose.append(text)
+        elif self.interrupts.pid is None and event.get("pid"):
+            self.interrupts.pid = int(event["pid"])
+        step = interpret(event)
+        if step is not None:
+            self.tally.add(step)
+            self.display.show(step, self.tally)
+        return False
+
+    def stop(self) -> bool:
+        """Whether ansible-runner shall kill the playbook now."""
+        self.display.tick()
+        return self.interrupts.kill()
+
+
+@dataclass(frozen=True, slots=True)
+class Playbook:
+    """Which playbook to run on what.
+
+    Args:
+        name: Of `playbooks/<name>.yml` in the project.
+        inventory: The hosts.
+        project: The directory that holds site.yml.
+        variables: Extra variables.
+        limit: A pattern of hosts; None means all.
+        keep_log: Whether the log of a run that ended well is kept.
+    """
+
+    name: str
+    inventory: Path
+    project: Path
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    limit: str | None = None
+    keep_log: bool = True
+
+    @property
+    def file(self) -> Path:
+        """The playbook's file."""
+        return self.project / "playbooks" / f"{self.name}.yml"
+
+
+def run_playbook(playbook: Playbook, display: Display) -> PlaybookResult:
+    """Run a playbook and return how it ended.
+
+    Ansible's output goes to a log file under the project's `.state`, not to the terminal.
+
+    Raises:
+        RunFailed: there is no such playbook, or the log cannot be written.
+    """
+    if not playbook.file.is_file():
+        raise RunFailed(f"{playbook.file} does not exist", cure="run icosfl in a complete checkout")
+    log = _log_file(playbook)
+    started = time.monotonic()
+    with log.open("w", encoding="utf-8") as stream:
+        run = _Run(display, stream)
+        with run.interrupts.caught(), tempfile.TemporaryDirectory(prefix="icosfl-") as private:
+            code = _ansible(playbook, private, run)
+    status: Literal["ok", "failed", "interrupted"] = "ok" if code == 0 else "failed"
+    if run.interrupts.count:
+        status = "interrupted"
+    if status == "ok" and not playbook.keep_log:
+        _remove(log, playbook.project / ".state")
+    return PlaybookResult(
+        playbook=playbook.name,
+        status=status,
+        hosts=run.tally.recap,
+        failures=_failures(run) if status == "failed" else (),
+        lines=tuple(run.tally.lines),
+        seconds=time.monotonic() - started,
+        log=log if log.exists() else None,
+    )
+
+
+def _ansible(playbook: Playbook, private: str, run: _Run) -> int:
+    import ansible_runner
+
+    result = ansible_runner.run(
+        private_data_dir=private,
+        project_dir=str(playbook.project),
+        playbook=str(playbook.file),
+        inventory=str(playbook.inventory),
+        extravars=dict(playbook.variables),
+        limit=playbook.limit,
+        quiet=True,
+        event_handler=run.take,
+        cancel_callback=run.stop,
+        settings={"pexpect_timeout": POLL_SECONDS},
+        envvars={
+            "PATH": search_path(),
+            "ANSIBLE_CONFIG": str(playbook.project / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_HOST_KEY_CHECKING": "True",  # ansible-runner would turn it off
+        },
+    )
+    return int(result.rc)
+
+
+def _failures(run: _Run) -> tuple[Failure, ...]:
+    if run.tally.failures:
+        return tuple(run.tally.failures)
+    text = "\n".join(line for line in run.loose if line.strip())
+    start = max(text.rfind("[ERROR]"), text.rfind("ERROR!"), 0)
+    message = "\n".join(text[start:].splitlines()[:8]) or "Ansible ended without a word"
+    return (Failure("", run.tally.play, run.tally.task, message.removeprefix("[ERROR]: ")),)
+
+
+def _descendants(pid: int | None) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True) if pid is not None else []
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _log_file(playbook: Playbook) -> Path:
+    folder = playbook.project / ".state" / environment_of(playbook.inventory) / "ansible"
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in sorted(folder.glob(f"{playbook.name}-*.log"))[: -(LOGS_KEPT - 1)]:
+            old.unlink()
+    except OSError as error:
+        raise RunFailed(f"{folder}: {error.strerror}", cure="make the project directory writable") from error
+    return folder / f"{playbook.name}-{stamp}.log"
+
+
+def _remove(log: Path, root: Path) -> None:
+    """Remove a log, and the folders above it up to `root` that are empty then."""
+    log.unlink(missing_ok=True)
+    for folder in (log.parent, log.parent.parent, root):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

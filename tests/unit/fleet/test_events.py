@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from icosfl.fleet.events import (
+    HIDDEN,
+    Failure,
+    HostDone,
+    HostRecap,
+    ItemDone,
+    PlayStarted,
+    Recapped,
+    Tally,
+    TaskStarted,
+    explain,
+    interpret,
+)
+
+
+def event(kind: str, **data: Any) -> dict[str, Any]:
+    return {"event": kind, "event_data": data}
+
+
+def failed(host: str, message: str) -> dict[str, Any]:
+    return event("runner_on_failed", host=host, play="Store", task="service | Start", res={"msg": message})
+
+
+def test_a_play_and_a_task_are_told_by_name() -> None:
+    assert interpret(event("playbook_on_play_start", name="Store")) == PlayStarted("Store")
+    assert interpret(event("playbook_on_task_start", task="service | Start")) == TaskStarted("service | Start")
+
+
+def test_a_handler_counts_as_a_task() -> None:
+    assert interpret(event("playbook_on_handler_task_start", task="Restart redis")) == TaskStarted("Restart redis")
+
+
+@pytest.mark.parametrize(
+    ("kind", "result", "outcome"),
+    [
+        ("runner_on_ok", {"changed": False}, "ok"),
+        ("runner_on_ok", {"changed": True}, "changed"),
+        ("runner_on_skipped", {}, "skipped"),
+    ],
+)
+def test_a_host_that_finished_a_task_has_an_outcome(kind: str, result: dict[str, Any], outcome: str) -> None:
+    assert interpret(event(kind, host="worker-1", res=result)) == HostDone("worker-1", outcome)  # type: ignore[arg-type]
+
+
+def test_an_event_that_tells_a_person_nothing_is_no_step() -> None:
+    assert interpret(event("runner_on_start", host="worker-1")) is None
+
+
+def test_a_loop_item_speaks_through_the_line_of_its_json_output() -> None:
+    output = '{"round": 1, "line": "round 1: 2 nodes, RMSE 3.1"}\nnoise\n{"broken": '
+
+    step = interpret(event("runner_item_on_ok", host="control", res={"stdout": output}))
+
+    assert step == ItemDone("control", ("round 1: 2 nodes, RMSE 3.1",))
+
+
+def test_a_looped_task_does_not_repeat_what_its_items_said() -> None:
+    item = {"stdout": '{"line": "round 1"}'}
+
+    step = interpret(event("runner_on_ok", host="control", res={"results": [item], "changed": False}))
+
+    assert step == HostDone("control", "ok")
+
+
+def test_debug_and_modules_with_a_line_speak() -> None:
+    said = interpret(event("runner_on_ok", host="a", task_action="ansible.builtin.debug", res={"msg": ["one", "two"]}))
+    probed = interpret(event("runner_on_ok", host="a", task_action="probe", res={"line": "redis answers", "msg": "x"}))
+
+    assert said == HostDone("a", "ok", ("one", "two"))
+    assert probed == HostDone("a", "ok", ("redis answers",))
+
+
+def test_a_task_that_handles_secrets_stays_silent() -> None:
+    result = {"line": "password=x", "_ansible_no_log": True, "changed": False}
+
+    assert interpret(event("runner_on_ok", host="a", res=result)) == HostDone("a", "ok")
+    assert explain({"msg": "password=x", "_ansible_no_log": True}) == (HIDDEN, "")
+    assert explain({"censored": "the output has been hidden"}) == (HIDDEN, "")
+
+
+def test_a_failure_names_host_play_task_message_and_cure() -> None:
+    step = interpret(failed("worker-1", "port 6479 is busy (stop what listens there)"))
+
+    assert step == HostDone(
+        "worker-1",
+        "failed",
+        failure=Failure("worker-1", "Store", "service | Start", "port 6479 is busy", "stop what listens there"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("result", "message", "cure"),
+    [
+        ({"msg": "no answer", "cure": "see the log"}, "no answer", "see the log"),
+        ({"msg": "a: icosfl_slot: taken. Cure: use slot 3"}, "a: icosfl_slot: taken.", "use slot 3"),
+        ({"msg": "Permission denied (publickey)"}, "Permission denied (publickey)", ""),
+        ({"msg": ""}, "the task gave no reason", ""),
+        ({"results": [{"msg": "fine"}, {"failed": True, "msg": "bad (use another one)"}]}, "bad", "use another one"),
+    ],
+)
+def test_a_message_and_its_cure_are_told_apart(result: dict[str, Any], message: str, cure: str) -> None:
+    assert explain(result) == (message, cure)
+
+
+def test_several_problems_keep_each_its_own_cure() -> None:
+    text = "a: x. Cure: one\nb: y. Cure: two"
+
+    message, cure = explain({"msg": text})
+
+    assert message == text
+    assert cure == "correct all of these; each line says how"
+
+
+def test_a_failed_command_shows_itself_and_the_end_of_what_it_said() -> None:
+    result = {
+        "msg": "non-zero return code",
+        "rc": 2,
+        "cmd": ["uv", "pip", "a b"],
+        "stderr": "1\n2\n3\n4\n5\n6",
+        "stdout": "-",
+    }
+
+    message, _ = explain(result)
+
+    assert message == "non-zero return code\ncommand: uv pip 'a b'\n2\n3\n4\n5\n6"
+
+
+def test_wrong_role_arguments_are_listed() -> None:
+    message, _ = explain({"msg": "Validation of arguments failed", "argument_errors": ["missing: redis_root"]})
+
+    assert message == "Validation of arguments failed\nmissing: redis_root"
+
+
+def test_the_recap_counts_each_host() -> None:
+    step = interpret(
+        event("playbook_on_stats", processed={"a": 1, "b": 1}, ok={"a": 5}, changed={"a": 2}, failures={"b": 1})
+    )
+
+    assert step == Recapped((HostRecap("a", 5, 2, 0, 0, 0), HostRecap("b", 0, 0, 0, 1, 0)))
+
+
+def tally_of(*events: dict[str, Any]) -> Tally:
+    tally = Tally()
+    for each in events:
+        step = interpret(each)
+        if step is not None:
+            tally.add(step)
+    return tally
+
+
+def test_counts_begin_anew_with_a_play_and_hosts_with_a_task() -> None:
+    tally = tally_of(
+        event("playbook_on_play_start", name="one"),
+        event("playbook_on_task_start", task="t"),
+        event("runner_on_ok", host="a", res={}),
+        event("playbook_on_play_start", name="two"),
+        event("playbook_on_task_start", task="t1"),
+        event("runner_on_ok", host="a", res={"changed": True}),
+        event("playbook_on_task_start", task="t2"),
+        event("runner_on_ok", host="b", res={}),
+    )
+
+    assert (tally.play, tally.task) == ("two", "t2")
+    assert tally.counts == {"changed": 1, "ok": 1}
+    assert tally.hosts == {"b": "ok"}
+
+
+def test_a_rescued_failure_is_forgotten_and_a_real_one_kept() -> None:
+    tally = tally_of(
+        failed("a", "rescued later"),
+        failed("b", "broken"),
+        event("playbook_on_stats", processed={"a": 1, "b": 1}, ok={"a": 1}, failures={"b": 1}),
+    )
+
+    assert [failure.host for failure in tally.failures] == ["b"]
+
+
+def test_an_ignored_failure_is_no_failure() -> None:
+    tally = tally_of(event("runner_on_failed", host="a", ignore_errors=True, res={"msg": "may happen"}))
+
+    assert tally.failures == []
+    assert tally.counts == {"ok": 1}

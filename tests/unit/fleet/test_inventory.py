@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from icosfl.errors import InventoryError
+from icosfl.fleet.inventory import Fleet, environment_of, find_inventory, find_project, load_fleet
+
+PROJECT = Path(__file__).parents[3]
+HOSTS = """
+lab:
+  children:
+    workers:
+      hosts:
+        worker-1: {{ icosfl_slot: 1 {more} }}
+    controller:
+      hosts:
+        control: {{ icosfl_slot: 0 }}
+"""
+
+
+def write_inventory(folder: Path, hosts: str, variables: str = "") -> Path:
+    inventory = folder / "lab"
+    (inventory / "group_vars").mkdir(parents=True)
+    (inventory / "hosts.yml").write_text(hosts, encoding="utf-8")
+    (inventory / "group_vars" / "lab.yml").write_text(
+        "ansible_connection: local\nicosfl_address: 127.0.0.1\nicosfl_home: /srv/{{ inventory_hostname }}\n"
+        + variables,
+        encoding="utf-8",
+    )
+    return inventory
+
+
+def load(folder: Path, more: str = "", variables: str = "") -> Fleet:
+    return load_fleet(write_inventory(folder, HOSTS.format(more=more), variables), PROJECT)
+
+
+def test_the_local_inventory_has_three_hosts_that_share_this_machine() -> None:
+    fleet = load_fleet(find_inventory("local", PROJECT), PROJECT)
+
+    assert [host.name for host in fleet.hosts] == ["control", "worker-1", "worker-2"]
+    assert [host.slot for host in fleet.hosts] == [0, 1, 2]
+    assert all(host.is_local for host in fleet.hosts)
+    assert [host.is_controller for host in fleet.hosts] == [True, False, False]
+    ports = [port for host in fleet.hosts for port in host.ports.values()]
+    assert len(set(ports)) == len(ports)
+
+
+def test_the_example_fleet_is_reached_over_ssh() -> None:
+    fleet = load_fleet(find_inventory("prod", PROJECT), PROJECT)
+
+    assert fleet.environment == "prod"
+    assert {host.connection for host in fleet.hosts} == {"ssh"}
+
+
+def test_values_are_templated_for_each_host_and_plain(tmp_path: Path) -> None:
+    fleet = load(
+        tmp_path, variables="icosfl_training: { window: 20s, min-windows: 4 }\nicosfl_sampling_period_seconds: 0.5\n"
+    )
+
+    control, worker = fleet.hosts
+    assert (control.name, worker.name) == ("control", "worker-1")
+    assert worker.paths["config"] == Path("/srv/worker-1/etc")
+    assert worker.ports["forecast"] == control.ports["forecast"] + 100
+    assert worker.endpoint("forecast") == f"127.0.0.1:{worker.ports['forecast']}"
+    assert worker.training == {"window": "20s", "min-windows": 4}
+    assert {type(value) for value in worker.training.values()} == {str, int}
+    assert worker.node.period_seconds == 0.5
+    assert worker.node.store.metadata.port == worker.ports["dataclay_metadata"]
+
+
+def test_a_port_override_is_in_the_ports(tmp_path: Path) -> None:
+    fleet = load(tmp_path, more=", icosfl_port_overrides: { forecast: 18082 }")
+
+    assert fleet.hosts[1].ports["forecast"] == 18082
+
+
+def test_a_value_of_the_wrong_kind_names_host_and_key(tmp_path: Path) -> None:
+    with pytest.raises(InventoryError, match=r"worker-1: icosfl_node\.period_seconds is 'often'") as caught:
+        load(tmp_path, variables="icosfl_sampling_period_seconds: often\n")
+
+    assert caught.value.cure
+
+
+def test_a_template_that_cannot_be_filled_names_host_and_key(tmp_path: Path) -> None:
+    with pytest.raises(InventoryError, match=r"worker-1: icosfl_paths: .*no_such_thing"):
+        load(tmp_path, variables="icosfl_paths: { root: '{{ no_such_thing }}' }\n")
+
+
+def test_a_wrong_port_override_says_what_the_topology_says(tmp_path: Path) -> None:
+    with pytest.raises(InventoryError, match=r"worker-1: icosfl_host_ports: .*'forcast'.*no service"):
+        load(tmp_path, more=", icosfl_port_overrides: { forcast: 18082 }")
+
+
+def test_an_inventory_that_is_no_yaml_is_refused_with_its_file(tmp_path: Path) -> None:
+    inventory = write_inventory(tmp_path, "lab:\n  hosts: [unclosed\n")
+
+    with pytest.raises(InventoryError, match=r"hosts\.yml|lab"):
+        load_fleet(inventory, PROJECT)
+
+
+def test_an_inventory_without_hosts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InventoryError, match="names no hosts"):
+        load_fleet(write_inventory(tmp_path, "lab:\n  children: {}\n"), PROJECT)
+
+
+def test_an_unknown_inventory_names_those_that_there_are() -> None:
+    with pytest.raises(InventoryError, match="no inventory nowhere") as caught:
+        find_inventory("nowhere", PROJECT)
+
+    assert "local, prod" in caught.value.cure
+
+
+def test_the_project_is_found_from_below_it() -> None:
+    assert find_project(PROJECT / "roles" / "redis") == PROJECT
+
+
+def test_the_project_is_found_from_elsewhere_by_the_package(tmp_path: Path) -> None:
+    assert find_project(tmp_path) == PROJECT
+
+
+def test_an_environment_is_named_by_its_directory(tmp_path: Path) -> None:
+    inventory = write_inventory(tmp_path, HOSTS.format(more=""))
+
+    assert environment_of(inventory) == "lab"
+    assert environment_of(inventory / "hosts.yml") == "lab"
+    assert environment_of(PROJECT / "prod") == "prod"
