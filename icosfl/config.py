@@ -161,10 +161,11 @@ class NodeConfig:
 
 @checked(frozen=True, config=_STRICT)
 class ForecastConfig:
-    """The forecast service of one node."""
+    """The forecast service of one node: how often it looks for rows and models, and measures the model anew."""
 
     listen: Endpoint
-    refresh_seconds: float
+    refresh_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    evaluate_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     node: NodeConfig
     log_level: str
 
@@ -213,6 +214,24 @@ def node_config_path() -> Path:
             cure="start the app through a SuperLink or SuperNode that site.yml deployed",
         )
     return Path(value)
+
+
+def run_config(project: Path) -> dict[str, object]:
+    """The run configuration that the Flower app in `project` states: `[tool.flwr.app.config]` of its pyproject.toml.
+
+    Raises:
+        ConfigError: the file cannot be read, is no TOML, or has no such table.
+    """
+    path = project / "pyproject.toml"
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return dict(data["tool"]["flwr"]["app"]["config"])
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", cure="run icosfl in a complete checkout") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}", cure="correct the file") from error
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: [tool.flwr.app.config] is missing", cure="restore the table") from error
 
 
 def search_path() -> str:
