@@ -1,0 +1,20 @@
+"""Fixtures that several stages share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.dataclay_stack import DataclayStack
+
+
+@pytest.fixture(scope="session")
+def dataclay_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataclayStack]:
+    """A real object store: use an alias of your own, and leave its services running."""
+    stack = DataclayStack(tmp_path_factory.mktemp("dataclay"))
+    try:
+        stack.start()
+        yield stack
+    finally:
+        stack.stop()

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import itertools
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from icosfl.config import Endpoint
+from icosfl.errors import SchemaMismatch, StoreUnavailable
+from icosfl.schema import Rows, Schema, Series
+from icosfl.store import SeriesStore, open_store
+from support.dataclay_stack import DataclayStack, free_ports
+from support.store_contract import CAPACITY, SCHEMA, StoreContract, rows
+
+numbers = itertools.count()
+
+
+@pytest.fixture
+def alias() -> str:
+    """A name that no other test uses."""
+    return f"store-{next(numbers)}"
+
+
+@pytest.fixture
+def opened(dataclay_stack: DataclayStack, alias: str) -> Iterator[Callable[..., SeriesStore]]:
+    """Open the test's object; closed at its end."""
+    stores: list[SeriesStore] = []
+
+    def open_(capacity: int = CAPACITY, schema: Schema = SCHEMA) -> SeriesStore:
+        stores.append(open_store(dataclay_stack.store_config(alias, capacity), schema))
+        return stores[-1]
+
+    yield open_
+    for store in stores:
+        store.close()
+
+
+class TestDataclayStore(StoreContract):
+    @pytest.fixture
+    def store(self, opened) -> SeriesStore:
+        return opened()
+
+
+def test_another_process_sees_the_same_rows(opened) -> None:
+    writer, reader = opened(), opened()
+
+    position = writer.append(rows(10, 20))
+
+    assert reader.window().rows.times.tolist() == [10, 20]
+    assert reader.info().position == position
+
+
+def test_stores_that_are_opened_at_once_end_with_one_object(opened) -> None:
+    stores = [opened() for _ in range(8)]
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda pair: pair[1].append(rows(pair[0])), enumerate(stores[:5])))
+
+    assert [store.window().rows.times.tolist() for store in stores] == [[0, 1, 2, 3, 4]] * 8
+
+
+def test_a_store_of_other_series_is_refused(opened) -> None:
+    opened().append(rows(10))
+
+    with pytest.raises(SchemaMismatch, match=r"power \[W\]") as caught:
+        opened(schema=Schema((Series("cpu_usage", "%"), Series("power", "kW")))).info()
+
+    assert "alias" in caught.value.cure
+
+
+def test_another_capacity_is_taken_on_and_the_newest_rows_stay(opened) -> None:
+    opened().append(rows(1, 2, 3, 4, 5))
+
+    assert opened(capacity=2).window().rows.times.tolist() == [4, 5]
+    assert opened(capacity=7).info().capacity == 7
+
+
+def test_a_whole_day_of_rows_comes_in_one_call(opened) -> None:
+    store, count = opened(capacity=28800), 28800
+    sent = Rows(np.arange(count, dtype=np.int64), np.random.default_rng(1).normal(size=(count, 2)))
+
+    store.append(sent)
+
+    np.testing.assert_array_equal(store.window().rows.values, sent.values)
+
+
+def test_any_thread_may_call(opened) -> None:
+    store, found = opened(), []
+
+    thread = threading.Thread(target=lambda: found.append(store.append(rows(10))))
+    thread.start()
+    thread.join(20)
+
+    assert found == [store.info().position]
+
+
+def test_the_object_can_be_read_through_the_proxy_with_dataclays_own_client(dataclay_stack, opened, alias) -> None:
+    opened().append(rows(10, 20))
+    program = f"""
+import asyncio
+from icosfl.store.model import Parcel, TimeSeriesData
+from dataclay import Client
+import numpy as np
+
+client = Client(proxy_host="127.0.0.1", proxy_port={dataclay_stack.endpoints["proxy"].port}, dataset="admin")
+client.start()
+store = TimeSeriesData.get_by_alias("{alias}")
+asyncio.run(store.append(Parcel(np.array([30], np.int64), np.array([[30.0, 30.0]]))))
+times, values, position = asyncio.run(store.window(2))
+assert times.tolist() == [20, 30] and values.shape == (2, 2), times
+client.stop()
+"""
+
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    assert opened().window().rows.times.tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize("listening", [False, True], ids=["refused", "silent"])
+def test_a_store_that_is_not_there_is_unavailable_within_its_deadline(dataclay_stack, listening) -> None:
+    (port,) = free_ports(1)
+    with socket.socket() as silent:
+        if listening:
+            silent.bind(("127.0.0.1", port))
+            silent.listen()
+        config = dataclay_stack.store_config("nowhere", deadline_seconds=0.5)
+        config = type(config)(**(vars(config) | {"metadata": Endpoint("127.0.0.1", port)}))
+        with open_store(config, SCHEMA) as store:
+            for call in (store.info, store.window, lambda: store.append(rows(1))):
+                with pytest.raises(StoreUnavailable, match="nowhere") as caught:
+                    call()
+                assert "icosfl status" in caught.value.cure
