@@ -157,7 +157,9 @@ class Pusher:
         else:
             self._away.over(f"the bridge at {endpoint} takes samples")
             if answer.reason:
-                self._rejects.trouble(f"the bridge at {endpoint} takes samples but not all points: {answer.reason}")
+                self._rejects.trouble(
+                    f"the bridge at {endpoint} takes samples but not all points: {answer.reason}", "rejects"
+                )
             else:
                 self._rejects.over(f"the bridge at {endpoint} takes all points")
 

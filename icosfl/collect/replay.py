@@ -38,7 +38,7 @@ class Replayed:
 
     Args:
         rows: Rows that the bridge acknowledged.
-        total: Rows of the trace.
+        total: Rows of the trace with a value.
         points: Values of the acknowledged rows.
         rejected: How many of them the bridge did not take.
         reason: Why, in the bridge's words.
@@ -140,7 +140,7 @@ class _Run:
             if self.wait(max(self._due(sent, start) - time.monotonic_ns(), 0) / 1e9):
                 break
             batches = self._due_batches(sent, start)
-            answer = self._send([batch for batch in batches if batch.points])
+            answer = self._send(batches)
             if answer is None:
                 break
             sent += len(batches)
@@ -148,7 +148,7 @@ class _Run:
             rejected += answer.rejected
             if answer.reason:
                 reason = answer.reason
-                self.notice.trouble(f"the bridge does not take all values: {reason}")
+                self.notice.trouble(f"the bridge does not take all values: {reason}", "rejects")
             self.progress(sent, total)
         if points and rejected >= points:
             raise self._refused("takes none of the trace's values", reason)
@@ -170,8 +170,6 @@ class _Run:
 
     def _send(self, batches: list[Batch]) -> Answer | None:
         """Send one request, again while the bridge is away; None when the replay is ended meanwhile."""
-        if not batches:
-            return Answer(Verdict.STORED)
         deadline = time.monotonic() + self.patience
         while (answer := self.sender.send(batches)).verdict is Verdict.AWAY:
             if time.monotonic() >= deadline:

@@ -4,7 +4,7 @@ The first line names the columns. One of them is the time: `time_ms` (millisecon
 (nanoseconds since the epoch as an integer, or ISO 8601; without an offset it is UTC). Every other column is called like
 the metric that its values are sent as, `name` or `name{attribute=value,...}`: `system.cpu.utilization`,
 `system.memory.usage{system.memory.state=used}`, or the name of a series for the rule `replay` (`cpu_usage`).
-An empty field or NaN is no value. Times ascend.
+An empty field or NaN is no value, and a row without any is left out. Times ascend.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Trace:
         return Trace(self.columns, self.times + np.int64(shift_ns), self.values)
 
     def batch(self, row: int) -> Batch:
-        """The points of one row; none for a row without values."""
+        """The points of one row."""
         time_ns = int(self.times[row])
         points = tuple(
             Point(column.name, "", Kind.GAUGE, float(value), time_ns, column.attributes)
@@ -113,15 +113,20 @@ class _Reader:
             raise InputError(f"{self._path}: the file is empty", cure="give a CSV file with a header line")
         time_at = self._time_column(line, header)
         wanted = self._wanted(line, header, time_at, columns)
+        last: int | None = None
         times: list[int] = []
         values: list[list[float]] = []
         for line, row in fields:
             if len(row) != len(header):
                 raise self._error(line, f"{len(row)} fields, but the header names {len(header)} columns")
-            times.append(self._time(line, header[time_at], row[time_at].strip(), times[-1] if times else None))
-            values.append([self._value(line, header[at], row[at].strip()) for at in wanted])
+            last = self._time(line, header[time_at], row[time_at].strip(), last)
+            measured = [self._value(line, header[at], row[at].strip()) for at in wanted]
+            if not all(math.isnan(value) for value in measured):
+                times.append(last)
+                values.append(measured)
         if not times:
-            raise InputError(f"{self._path}: no rows below the header", cure="record some first")
+            names = ", ".join(header[at] for at in wanted)
+            raise InputError(f"{self._path}: no row has a value of {names}", cure="record some first")
         return Trace(tuple(wanted.values()), np.array(times, np.int64), np.array(values, np.float64))
 
     def _fields(self, lines: _Lines) -> Iterator[tuple[int, list[str]]]:

@@ -40,8 +40,14 @@ def test_times_may_be_nanoseconds_or_iso_with_or_without_an_offset(write) -> Non
 def test_an_empty_field_and_nan_are_no_value(write) -> None:
     trace = read_trace(write("time_ms,a,b\n1,,2\n2,NaN,\n3,4,5\n"))
 
-    assert np.isnan(trace.values).tolist() == [[True, False], [True, True], [False, False]]
-    assert [len(trace.batch(row).points) for row in range(3)] == [1, 0, 2]
+    assert np.isnan(trace.values).tolist() == [[True, False], [False, False]]
+    assert [len(trace.batch(row).points) for row in range(2)] == [1, 2]
+
+
+def test_a_row_without_a_value_of_a_chosen_column_is_left_out(write) -> None:
+    trace = read_trace(write("time_ms,a,b\n1,1,2\n2,3,\n3,5,6\n4,7,\n"), {"b": "power"})
+
+    assert trace.times.tolist() == [1_000_000, 3_000_000]
 
 
 def test_a_column_may_carry_attributes(write) -> None:
@@ -70,7 +76,8 @@ def test_a_spreadsheets_byte_order_mark_and_blank_lines_are_no_fault(write) -> N
     ("text", "words"),
     [
         ("", "the file is empty"),
-        ("time_ms,a\n", "no rows below the header"),
+        ("time_ms,a\n", "no row has a value of a"),
+        ("time_ms,a,b\n1,,\n", "no row has a value of a, b"),
         ("a,b\n1,2\n", "line 1: no time column; its columns are a, b"),
         ("time,time_ms,a\n1,2,3\n", "line 1: more than one time column"),
         ("time_ms\n1\n", "line 1: no column beside the time"),
@@ -90,6 +97,7 @@ def test_a_spreadsheets_byte_order_mark_and_blank_lines_are_no_fault(write) -> N
         ("time,a\n1724940180,2\n", "line 2: column 'time': '1724940180' is no time: too small for nanoseconds"),
         ("time,a\n29.08.2024,2\n", "line 2: column 'time': '29.08.2024' is no time"),
         ("time_ms,a\n2,2\n2,3\n", "line 3: column 'time_ms': '2' is not after the row before"),
+        ("time_ms,a\n2,\n1,3\n", "line 3: column 'time_ms': '1' is not after the row before"),
         ('time_ms,a\n1,"2\n', "line 2: not CSV"),
         (b"time_ms,a\n1,\xff\n", "not UTF-8 text"),
     ],
