@@ -157,21 +157,17 @@ class MetricsServicer:
 
 
 def _details(refusal: Refusal) -> tuple[tuple[str, str | bytes], ...]:
-    """The trailing metadata that tells a sender when to come again.
+    """The trailing metadata that tells a sender when to come again, as OTLP asks: `RetryInfo` in the status's details.
 
-    `grpc-status-details-bin` is gRPC's way for details of a status, which OTLP names; the OpenTelemetry SDK for Python
-    looks for the bare `RetryInfo` under a name of its own.
+    The OpenTelemetry SDK for Python looks for it under a name of its own, and there it shall find nothing: told a delay
+    it gives up after six of them, left to itself it goes on with longer pauses until its timeout.
     """
     if refusal.retry_seconds is None:
         return ()
     delay = Duration()
     delay.FromNanoseconds(round(refusal.retry_seconds * 1e9))
-    info = RetryInfo(retry_delay=delay)
     packed = AnyMessage()
-    packed.Pack(info)
+    packed.Pack(RetryInfo(retry_delay=delay))
     code: int = refusal.code.value[0]
     status = Status(code=code, message=refusal.text, details=[packed])
-    return (
-        ("grpc-status-details-bin", status.SerializeToString()),
-        ("google.rpc.retryinfo-bin", info.SerializeToString()),
-    )
+    return (("grpc-status-details-bin", status.SerializeToString()),)

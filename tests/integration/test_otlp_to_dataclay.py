@@ -1,0 +1,163 @@
+"""From the official OpenTelemetry SDK through the bridge service into dataClay, by the fleet's own rules."""
+
+from __future__ import annotations
+
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import tomli_w
+import yaml
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    Gauge,
+    Metric,
+    MetricExportResult,
+    MetricsData,
+    NumberDataPoint,
+    PeriodicExportingMetricReader,
+    ResourceMetrics,
+    ScopeMetrics,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from pydantic import TypeAdapter
+
+from icosfl.config import BridgeConfig, Endpoint, RuleConfig, SeriesConfig, StoreConfig, schema_of
+from icosfl.store import SeriesStore, open_store
+from support.dataclay_stack import DataclayStack, free_ports
+
+FACTS = yaml.safe_load((Path(__file__).parents[2] / "group_vars/all/metrics.yml").read_text(encoding="utf-8"))
+SERIES = TypeAdapter(tuple[SeriesConfig, ...]).validate_python(FACTS["icosfl_series"])
+RULES = TypeAdapter(tuple[RuleConfig, ...]).validate_python(FACTS["icosfl_bridge_rules"])
+SCHEMA = schema_of(SERIES)
+SECOND = 10**9
+
+
+@contextmanager
+def running_bridge(directory: Path, store: StoreConfig) -> Iterator[Endpoint]:
+    """The bridge as the fleet runs it; its listening address."""
+    listen, pages = (Endpoint("127.0.0.1", port) for port in free_ports(2))
+    config = BridgeConfig(listen, pages, 0.5, 60, 0.2, 5, 4 * 2**20, store, SERIES, RULES, "info")
+    path = directory / "bridge.toml"
+    path.write_text(tomli_w.dumps(asdict(config)), encoding="utf-8")
+    with (directory / "bridge.log").open("wb") as log:
+        service = subprocess.Popen([sys.executable, "-m", "icosfl.bridge", "--config", str(path)], stderr=log)
+    try:
+        yield listen
+        service.send_signal(signal.SIGTERM)
+        assert service.wait(30) == 0, (directory / "bridge.log").read_text()
+    finally:
+        service.kill()
+        service.wait()
+
+
+def wait_for_health(listen: Endpoint, wanted: int) -> None:
+    """Return once the bridge's health is as wanted, at most 60 s."""
+    with grpc.insecure_channel(str(listen)) as channel:
+        for answer in HealthStub(channel).Watch(HealthCheckRequest(), timeout=60, wait_for_ready=True):
+            if answer.status == wanted:
+                return
+
+
+@contextmanager
+def exporting(listen: Endpoint, timeout: float = 30) -> Iterator[OTLPMetricExporter]:
+    exporter = OTLPMetricExporter(endpoint=f"http://{listen}", insecure=True, timeout=timeout)
+    try:
+        yield exporter
+    finally:
+        exporter.shutdown()
+
+
+@pytest.fixture
+def store_config(dataclay_stack: DataclayStack, request: pytest.FixtureRequest) -> StoreConfig:
+    return dataclay_stack.store_config(f"otlp-{request.node.name}", deadline_seconds=5)
+
+
+@pytest.fixture
+def store(store_config: StoreConfig) -> Iterator[SeriesStore]:
+    with open_store(store_config, SCHEMA) as opened:
+        yield opened
+
+
+def load(value: float, when: int) -> MetricsData:
+    metric = Metric("system.cpu.load_average.1m", "", "1", Gauge([NumberDataPoint({}, 0, when, value)]))
+    scope = ScopeMetrics(InstrumentationScope("tests"), [metric], "")
+    resource = Resource({"service.name": "icosfl-host-metrics", "host.name": "edge-01"})
+    return MetricsData([ResourceMetrics(resource, [scope], "")])
+
+
+def test_what_the_sdk_observes_is_read_back_from_dataclay(
+    tmp_path: Path, store_config: StoreConfig, store: SeriesStore
+) -> None:
+    cpu = iter([0.125, 0.25, 0.5])
+    memory = iter([512, 768, 1024])
+
+    def observe_cpu(_: CallbackOptions) -> list[Observation]:
+        return [Observation(next(cpu))]
+
+    def observe_memory(_: CallbackOptions) -> list[Observation]:
+        return [
+            Observation(next(memory) * 2**20, {"system.memory.state": "used"}),
+            Observation(2**30, {"system.memory.state": "free"}),
+        ]
+
+    with running_bridge(tmp_path, store_config) as listen, exporting(listen) as exporter:
+        wait_for_health(listen, HealthCheckResponse.SERVING)
+        reader = PeriodicExportingMetricReader(exporter, export_interval_millis=math.inf)
+        resource = Resource.create({"service.name": "icosfl-host-metrics"})
+        provider = MeterProvider([reader], resource, shutdown_on_exit=False)
+        meter = provider.get_meter("tests")
+        meter.create_observable_gauge("system.cpu.utilization", [observe_cpu], unit="1")
+        meter.create_observable_up_down_counter("system.memory.usage", [observe_memory], unit="By")
+        moments = [time.time_ns()]
+        for _ in range(3):
+            assert provider.force_flush()
+            moments.append(time.time_ns())
+
+    rows = store.window().rows
+    table = dict(zip(SCHEMA.names, rows.values.T, strict=True))
+    assert table["cpu_usage"].tolist() == [12.5, 25.0, 50.0]
+    assert table["memory_usage"].tolist() == [512.0, 768.0, 1024.0]
+    assert np.isnan(table["power"]).all()
+    assert [np.searchsorted(moments, when) for when in rows.times] == [1, 2, 3]
+
+
+def test_what_is_sent_while_dataclay_is_down_arrives_when_it_is_back(
+    tmp_path: Path, dataclay_stack: DataclayStack, store_config: StoreConfig, store: SeriesStore
+) -> None:
+    first = time.time_ns()
+    with (
+        running_bridge(tmp_path, store_config) as listen,
+        exporting(listen) as exporter,
+        ThreadPoolExecutor(1) as sender,
+    ):
+        wait_for_health(listen, HealthCheckResponse.SERVING)
+        dataclay_stack.kill("backend")
+        try:
+            wait_for_health(listen, HealthCheckResponse.NOT_SERVING)
+            export = sender.submit(exporter.export, load(1.25, first))
+        finally:
+            dataclay_stack.start_again("backend")
+
+        assert export.result(timeout=60) is MetricExportResult.SUCCESS
+        wait_for_health(listen, HealthCheckResponse.SERVING)
+        assert exporter.export(load(1.5, first + SECOND)) is MetricExportResult.SUCCESS
+
+    rows = store.window().rows
+    assert rows.times.tolist() == [first, first + SECOND]
+    assert rows.values[:, SCHEMA.index("load_1m")].tolist() == [1.25, 1.5]
