@@ -49,13 +49,15 @@ class Evaluation:
     Args:
         cutoff: Rows up to here are the training part, to which AR is fitted.
         until: The newest row that was measured on.
-        windows: How many windows lie in the validation part.
+        train_windows: How many windows AR was fitted to.
+        validation_windows: How many windows were measured on.
         evaluated: When it was measured.
     """
 
     cutoff: datetime
     until: datetime
-    windows: int
+    train_windows: int
+    validation_windows: int
     evaluated: datetime
 
 
@@ -72,6 +74,7 @@ class Forecast:
         value: The model's forecast.
         lower: The interval's lower end; None until the model has been measured on this node.
         upper: The interval's upper end; None likewise.
+        coverage: Share of the newer half of the validation part that an interval made from its older half enclosed.
         baselines: What the simple forecasts say of the same moment, by name; None where one cannot be made.
         skill: 1 - RMSE of the model / RMSE of the baseline on this node's validation part, by baseline.
         rmse: Root mean squared error there in the series' unit: of the model and of each baseline.
@@ -85,6 +88,7 @@ class Forecast:
     value: float
     lower: float | None
     upper: float | None
+    coverage: float | None
     baselines: dict[str, float | None]
     skill: dict[str, float | None]
     rmse: dict[str, float | None]
@@ -123,7 +127,7 @@ class ForecastPage:
         based_on: The time of the newest row that they are based on.
         model: The model that made them.
         evaluation: How that model was measured on this node.
-        interval: The share of moments that lower and upper enclosed on this node's validation part.
+        interval: The share of moments that lower and upper are meant to enclose; None without a measurement.
         forecasts: By series, then by horizon.
         omitted: The model's series that this node cannot forecast.
     """
@@ -136,7 +140,7 @@ class ForecastPage:
     based_on: datetime | None
     model: ModelInfo | None
     evaluation: Evaluation | None
-    interval: float
+    interval: float | None
     forecasts: tuple[Forecast, ...]
     omitted: tuple[Omitted, ...]
 
@@ -174,6 +178,10 @@ def to_datetime(time_ns: int) -> datetime:
     return EPOCH + timedelta(microseconds=time_ns // 1_000)
 
 
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return _cached_adapter(kind)
+
+
 @cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _cached_adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)  # takes some 10 ms to build

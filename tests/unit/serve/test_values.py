@@ -32,6 +32,7 @@ def page_with(value: float) -> ForecastPage:
         value,
         None,
         None,
+        None,
         {"persistence": 4.5, "ar": math.nan},
         {"ar": -math.inf},
         {},

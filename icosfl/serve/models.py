@@ -1,0 +1,56 @@
+"""Watch the directory into which the federated run hands out its models."""
+
+from __future__ import annotations
+
+import logging
+
+from icosfl.config import NodeConfig, schema_of
+from icosfl.errors import CheckpointError, DataError
+from icosfl.serve.predict import Predictor
+from icosfl.train.artifact import latest_digest, load_latest
+from icosfl.train.evaluation import Evaluation, load_evaluation
+
+logger = logging.getLogger(__name__)
+
+
+class ModelWatch:
+    """Finds new models. One that is damaged or does not fit this node is left, with the reason in `trouble`.
+
+    Args:
+        node: Tells the directory, and what the node's rows are.
+    """
+
+    def __init__(self, node: NodeConfig) -> None:
+        self._node = node
+        self._taken: str | None = None
+        self.trouble = ""
+
+    def look(self) -> Predictor | None:
+        """Return the newest model if it is another one than before; cheap when it is not.
+
+        A model that was refused is tried again at each look: its file may be whole by then.
+        """
+        try:
+            digest = latest_digest(self._node.models_dir)
+            found = None if digest in (None, self._taken) else self._load()
+        except DataError as error:
+            self.trouble = str(error)
+            return None
+        self.trouble = ""
+        return found
+
+    def _load(self) -> Predictor | None:
+        artifact = load_latest(self._node.models_dir)
+        if artifact is None:
+            return None
+        saved = self._saved_evaluation(artifact.digest)
+        predictor = Predictor(artifact, schema_of(self._node.series), self._node, saved)
+        self._taken = artifact.digest
+        return predictor
+
+    def _saved_evaluation(self, digest: str) -> Evaluation | None:
+        try:
+            return load_evaluation(self._node.models_dir, digest)
+        except CheckpointError as error:
+            logger.warning("%s", error)  # the service measures by itself as well
+            return None
