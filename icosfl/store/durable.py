@@ -1,4 +1,4 @@
-"""What our backend adds to dataClay's: rows survive a kill, and a start mends what a kill left behind."""
+"""What our backend adds to dataClay's: rows outlive a kill."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ import asyncio
 import hashlib
 import io
 import logging
-import pickle
-import socket
 from pathlib import Path
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import UUID
 
 from redis.exceptions import RedisError
 
-from icosfl.config import DataclayConfig
-from icosfl.errors import RunFailed, StoreUnavailable
-from icosfl.store import checkpoint, registry
+from icosfl.errors import StoreUnavailable
+from icosfl.store import checkpoint
 from icosfl.store.quiet import quiet_dataclay
 
 with quiet_dataclay():
     from dataclay.data_manager import DataManager
     from dataclay.exceptions import ObjectStorageError
     from dataclay.lock_manager import lock_manager
-    from dataclay.metadata.kvdata import Alias, Backend, ObjectMetadata
     from dataclay.runtime import BackendRuntime
     from dataclay.utils.serialization import DataClayPickler
 
@@ -87,11 +83,13 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
         async with self._files, lock_manager.get_lock(object_id).writer_lock:
             if not (instance._dc_is_local and instance._dc_is_loaded):
                 return
-            try:
-                checkpoint.write(self._path(instance), _pickled(instance))
-            except OSError as error:
-                logger.error("cannot write %s: %s", self._path(instance), error)  # noqa: TRY400  # no trace: it is not a bug
-                raise ObjectStorageError(object_id) from error
+            content = _pickled(instance)
+            if self._is_new(instance, content):
+                try:
+                    checkpoint.write(self._path(instance), content)
+                except OSError as error:
+                    logger.error("cannot write %s: %s", self._path(instance), error)  # noqa: TRY400  # it is no bug
+                    raise ObjectStorageError(object_id) from error
             instance._clean_dc_properties()
             instance._dc_is_loaded = False
             self.remove_hard_reference(instance)
@@ -105,20 +103,23 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
                 if not instance._dc_is_loaded:
                     continue
                 content = _pickled(instance)
-                digest = hashlib.sha256(content).digest()
-                if self._written.get(instance._dc_meta.id) == digest:
+                if not self._is_new(instance, content):
                     continue
                 try:
                     await asyncio.to_thread(checkpoint.write, self._path(instance), content)
                 except OSError as error:
                     logger.error("cannot write %s: %s", self._path(instance), error)  # noqa: TRY400
                 else:
-                    self._written[instance._dc_meta.id] = digest
+                    self._written[instance._dc_meta.id] = _digest(content)
 
     async def _keep_checkpointing(self) -> None:
         while True:
             await asyncio.sleep(self._seconds)
             await self.checkpoint_all()
+
+    def _is_new(self, instance: TimeSeriesData, content: bytes) -> bool:
+        written = self._written.get(instance._dc_meta.id) == _digest(content)
+        return not (written and self._path(instance).exists())
 
     def _path(self, instance: TimeSeriesData) -> Path:
         return self._directory / str(instance._dc_meta.id)
@@ -136,67 +137,8 @@ class DurableRuntime(BackendRuntime):  # type: ignore[misc]
             logger.warning("the backend stays registered, for Redis does not answer: %s", error)
 
 
-def backend_id_of(config: DataclayConfig) -> UUID:
-    """The backend's own id: the one in its directory, else one that its address gives.
-
-    So the objects still find their backend when its directory was emptied.
-    """
-    try:
-        return UUID((config.storage_dir / "BACKEND_ID").read_text(encoding="ascii").strip())
-    except (OSError, ValueError):
-        return uuid5(NAMESPACE_URL, f"dataclay://{config.backend}")
-
-
-def mend_registry(config: DataclayConfig, backend_id: UUID) -> None:
-    """Take back the registration that a killed backend left, and enter again the objects that Redis has lost.
-
-    Raises:
-        StoreUnavailable: Redis does not answer.
-        RunFailed: another process serves under this backend's id.
-    """
-    try:
-        with registry.connect(config.redis) as client:
-            left = client.get(f"/backend/{backend_id}")
-            if left is not None:
-                _refuse_living(Backend.from_json(left))
-                client.delete(f"/backend/{backend_id}")
-                client.publish("del-backend-client", str(backend_id))
-                logger.warning("the backend was killed the last time: its registration was taken back")
-            for path in config.storage_dir.iterdir():
-                for entry in _entries(path, backend_id):
-                    if client.set(entry.key, entry.value, nx=True):
-                        logger.warning("Redis had lost %s: entered again", entry.key)
-    except RedisError as error:
-        raise StoreUnavailable(
-            f"Redis at {config.redis} does not answer: {error}", cure="start it: icosfl status shows its state"
-        ) from error
-
-
-def _refuse_living(other: Backend) -> None:
-    """Fail if something listens where a backend is registered."""
-    try:
-        socket.create_connection((other.host, other.port), timeout=1.0).close()
-    except OSError:
-        return
-    raise RunFailed(
-        f"another backend serves as {other.id} at {other.host}:{other.port}",
-        cure="stop it, or give this one a storage_dir of its own",
-    )
-
-
-def _entries(path: Path, backend_id: UUID) -> list[ObjectMetadata | Alias]:
-    """What Redis should know of the object in the file `path`; nothing if it is no object's file."""
-    try:
-        object_id = UUID(path.name)
-    except ValueError:
-        return []
-    if not checkpoint.recover(path):
-        return []
-    metadata, _, state = pickle.loads(path.read_bytes())  # noqa: S301  # written by ourselves, checksum verified
-    found = ObjectMetadata(**metadata)
-    if found.id != object_id or found.master_backend_id != backend_id or not state:
-        return []
-    return [found, Alias(name=state["alias"], dataset_name=found.dataset_name, object_id=object_id)]
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 def _pickled(instance: TimeSeriesData) -> bytes:

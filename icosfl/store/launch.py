@@ -56,7 +56,7 @@ def refuse_taken(endpoint: Endpoint) -> None:
     Raises:
         RunFailed: the address is taken, or not one of this host.
     """
-    with socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET) as trial:
+    with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((endpoint.host, endpoint.port))

@@ -11,16 +11,6 @@ import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest import mock
-
-_resolve = socket.gethostbyname
-
-
-def _resolve_or_loopback(name: str) -> str:
-    try:
-        return _resolve(name)
-    except OSError:
-        return "127.0.0.1"
 
 
 @contextmanager
@@ -28,11 +18,23 @@ def quiet_dataclay() -> Iterator[None]:
     """Import dataClay, or make one of its settings objects, inside this block."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    with warnings.catch_warnings(), mock.patch("socket.gethostbyname", _resolve_or_loopback):
+    resolve = socket.gethostbyname
+
+    def resolve_or_loopback(name: str) -> str:
+        try:
+            return resolve(name)
+        except OSError:
+            return "127.0.0.1"
+
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", 'directory "/run/secrets" does not exist', UserWarning)
+        vars(socket)["gethostbyname"] = resolve_or_loopback
         try:
             yield
         finally:
+            vars(socket)["gethostbyname"] = resolve
             root.handlers[:] = handlers
             root.setLevel(level)
-    logging.getLogger("dataclay").setLevel(logging.WARNING)
+    own = logging.getLogger("dataclay")
+    if own.level == logging.NOTSET:
+        own.setLevel(logging.WARNING)  # its INFO is three lines a call

@@ -55,6 +55,7 @@ def wait_for(endpoint: Endpoint, key: str | None, timeout: float) -> str:
     with connect(endpoint) as client:
         while True:
             try:
+                client.ping()  # refused while it still loads its file
                 run_id = str(client.info("server")["run_id"])
                 if key is None or client.exists(key):
                     return run_id

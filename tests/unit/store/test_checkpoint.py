@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import io
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icosfl.store import checkpoint
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "object"
+
+
+def content_of(path) -> object:
+    with path.open("rb") as file:
+        return pickle.load(file)
+
+
+def test_what_was_written_is_whole_and_pickle_reads_it_as_it_is(path) -> None:
+    checkpoint.write(path, pickle.dumps([1, 2]))
+
+    assert checkpoint.recover(path)
+    assert content_of(path) == [1, 2]
+
+
+def test_without_any_file_there_is_nothing_to_recover(path) -> None:
+    assert not checkpoint.recover(path)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_any_changed_byte_is_noticed(tmp_path_factory, place, change) -> None:
+    path = tmp_path_factory.mktemp("damaged") / "object"
+    checkpoint.write(path, pickle.dumps("rows"))
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] ^= change
+    path.write_bytes(data)
+
+    assert not checkpoint.recover(path)
+    assert path.with_name("object.damaged").read_bytes() == bytes(data)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 20, -1])
+def test_a_file_that_was_cut_off_gives_way_to_the_one_before_it(path, cut) -> None:
+    checkpoint.write(path, pickle.dumps("before"))
+    checkpoint.write(path, pickle.dumps("after"))
+    path.write_bytes(path.read_bytes()[:cut])
+
+    assert checkpoint.recover(path)
+    assert content_of(path) == "before"
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(path) -> None:
+    checkpoint.write(path, pickle.dumps("before"))
+    path.replace(checkpoint.previous_of(path))
+
+    assert checkpoint.recover(path)
+    assert content_of(path) == "before"
+
+
+def test_a_write_that_fails_leaves_what_was_there(path, monkeypatch) -> None:
+    checkpoint.write(path, pickle.dumps("before"))
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.write(path, pickle.dumps("after"))
+
+    assert checkpoint.recover(path)
+    assert content_of(path) == "before"
+
+
+def test_a_file_of_another_writer_is_not_taken_for_whole(path) -> None:
+    path.write_bytes(pickle.dumps("plain"))
+
+    assert not checkpoint.recover(path)
+    assert pickle.load(io.BytesIO(path.with_name("object.damaged").read_bytes())) == "plain"
