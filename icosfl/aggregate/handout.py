@@ -1,0 +1,76 @@
+"""The end of a run: every node gets the model, and says how good it is on its own rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flwr.app import Message, MessageType, RecordDict
+
+from icosfl.aggregate.grid import BoundedGrid, NoReply, pair
+from icosfl.aggregate.progress import Absent
+from icosfl.aggregate.roster import Roster
+from icosfl.errors import SchemaMismatch
+from icosfl.train.artifact import Artifact, to_bytes
+from icosfl.train.messages import Handout, Received, Refused
+from icosfl.train.records import pack_model, unpack_reply
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Who has the model, and who has not and why; both by host."""
+
+    received: tuple[Received, ...]
+    missing: tuple[Absent, ...]
+
+
+def hand_out(grid: BoundedGrid, artifact: Artifact, roster: Roster, timeout: float) -> Delivery:
+    """Send the model to every node that is online, also to those that could not train; at most `timeout` seconds.
+
+    A node that did not even answer at the run's beginning, and is still listed, is taken for gone.
+
+    Raises:
+        Unavailable: the SuperLink stays away.
+    """
+    cutoffs = {member.node: member.cutoff_ns for member in roster.members}
+    model = to_bytes(artifact)
+    messages = [
+        Message(pack_model(Handout(cutoffs.get(node)), model), node, MessageType.EVALUATE, group_id="hand-out")
+        for node in sorted(set(grid.get_node_ids()) - roster.silent)
+    ]
+    answers = pair(messages, grid.send_and_receive(messages, timeout=timeout), timeout)
+    names = {member.node: member.host for member in roster.members}
+    offline = [Absent(member.host, "offline") for member in roster.members if member.node not in answers]
+    return receipts(answers, artifact.digest, names, offline)
+
+
+def receipts(
+    answers: Mapping[int, RecordDict | NoReply], digest: str, names: Mapping[int, str], offline: list[Absent]
+) -> Delivery:
+    """Sort the nodes' answers; `names` are the hosts that are known by their number, `offline` those not asked."""
+    received: list[Received] = []
+    missing = list(offline)
+    for node, answer in answers.items():
+        judged = _judge(answer, digest, names.get(node, f"SuperNode {node}"))
+        if isinstance(judged, Received):
+            received.append(judged)
+        else:
+            missing.append(judged)
+    return Delivery(
+        tuple(sorted(received, key=lambda receipt: receipt.host)),
+        tuple(sorted(missing, key=lambda absent: absent.host)),
+    )
+
+
+def _judge(answer: RecordDict | NoReply, digest: str, name: str) -> Received | Absent:
+    if isinstance(answer, NoReply):
+        return Absent(name, answer.reason)
+    try:
+        receipt = unpack_reply(answer, Received)
+    except SchemaMismatch as error:
+        return Absent(name, error.message)
+    if isinstance(receipt, Refused):
+        return Absent(receipt.host or name, receipt.reason)
+    if receipt.digest != digest:
+        return Absent(receipt.host, f"keeps model {receipt.digest[:12]} instead of {digest[:12]}")
+    return receipt

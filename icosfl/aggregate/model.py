@@ -1,0 +1,126 @@
+"""The global model through a run: where it starts, what each round makes of it, how good it is for the controller."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icosfl.config import NodeConfig
+from icosfl.errors import CheckpointError, DataError, Unavailable
+from icosfl.process.scale import Moments, Scaler
+from icosfl.schema import Rows
+from icosfl.train.artifact import Artifact, load_latest, now_utc
+from icosfl.train.messages import Arrays
+from icosfl.train.node import Job, measure
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The model that a run starts from.
+
+    Args:
+        artifact: Of round 0 of the run.
+        fresh_because: Why it does not go on from an earlier model; "" when it does.
+    """
+
+    artifact: Artifact
+    fresh_because: str
+
+
+def start(job: Job, moments: Moments, run: str) -> Start:
+    """Go on from the controller's newest model if it fits, with its scaler; else begin with fresh weights.
+
+    Args:
+        job: The run's settings and series on the controller.
+        moments: Of all members' training rows.
+        run: The run's id.
+
+    Raises:
+        SchemaMismatch: the controller lacks a series of the run.
+    """
+    latest, reason = _latest(job.node.models_dir)
+    if latest is not None:
+        plan = job.plan
+        schema = job.schema.select(job.names)
+        reason = latest.misfit(schema, plan.period_seconds, plan.window, plan.horizons, job.shape) or ""
+    if latest is None or reason:
+        return Start(_fresh(job, moments.scaler(), run), reason)
+    return Start(
+        replace(
+            latest,
+            train_fraction=job.settings.train_fraction,
+            scaler=completed(latest.scaler, moments.scaler()),
+            run=run,
+            round=0,
+            nodes=(),
+            created=now_utc(),
+            parent=latest.digest,
+        ),
+        "",
+    )
+
+
+def completed(scaler: Scaler, other: Scaler) -> Scaler:
+    """A scaler, with the series that it does not know taken from another."""
+    unknown = np.isnan(scaler.mean)
+    return Scaler(np.where(unknown, other.mean, scaler.mean), np.where(unknown, other.scale, scaler.scale))
+
+
+def after_round(begun: Artifact, number: int, nodes: Sequence[str], arrays: Arrays) -> Artifact:
+    """The model after a round.
+
+    Raises:
+        SchemaMismatch: the arrays are not those of the model.
+    """
+    weights = tuple(np.asarray(array, np.float32) for array in arrays)
+    return replace(begun, round=number, nodes=tuple(nodes), created=now_utc(), arrays=weights)
+
+
+def evaluate(artifact: Artifact, node: NodeConfig, rows: Rows | None) -> dict[str, Any]:
+    """Score a model on the controller's rows and keep the scores: `{"scores": …}`, or `{"skipped": why}`.
+
+    A controller without rows of its own can still coordinate a run: its nodes measure the model when they get it.
+    """
+    from icosfl.train.evaluation import save_evaluation
+
+    if rows is None:
+        return {"skipped": f"the store of {node.host} does not answer"}
+    try:
+        evaluation = measure(artifact, node, rows, None)
+    except (DataError, Unavailable) as error:
+        return {"skipped": f"{node.host}: {error.message}"}
+    save_evaluation(evaluation, node.models_dir)
+    return {"scores": evaluation.scores.to_dict()}
+
+
+def _latest(directory: Path) -> tuple[Artifact | None, str]:
+    try:
+        artifact = load_latest(directory)
+    except CheckpointError as error:
+        return None, error.message
+    return artifact, "" if artifact is not None else "there is no earlier model"
+
+
+def _fresh(job: Job, scaler: Scaler, run: str) -> Artifact:
+    from icosfl.train.model import build, to_arrays
+
+    plan = job.plan
+    return Artifact(
+        schema=job.schema.select(job.names),
+        period_seconds=plan.period_seconds,
+        window=plan.window,
+        horizons=plan.horizons,
+        train_fraction=job.settings.train_fraction,
+        scaler=scaler,
+        shape=job.shape,
+        run=run,
+        round=0,
+        nodes=(),
+        created=now_utc(),
+        parent=None,
+        arrays=tuple(to_arrays(build(job.shape, job.settings.seed))),
+    )

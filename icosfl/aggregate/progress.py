@@ -1,0 +1,220 @@
+"""What a run says of itself while it runs: one JSON line an event, appended whole, read by whoever waits for it."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from icosfl.errors import RunFailed
+
+PROGRESS_FILE = "progress.jsonl"
+RESULT_FILE = "result.json"
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@checked(frozen=True, config=_STRICT)
+class Absent:
+    """A node that did not take part in a step, and why. The host is the node's number where its name is unknown."""
+
+    host: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.host}: {self.reason}"
+
+
+@checked(frozen=True, config=_STRICT)
+class Candidate:
+    """A node that takes part: its rows, the newest one's time (ISO, UTC), and its windows to train on."""
+
+    host: str
+    rows: int
+    newest: str
+    windows: int
+
+
+@checked(frozen=True, config=_STRICT)
+class Started:
+    """The ServerApp runs."""
+
+    time: str
+    run: str
+    rounds: int
+    min_nodes: int
+    event: Literal["started"] = "started"
+
+    @property
+    def line(self) -> str:
+        """The event in words."""
+        return f"run {self.run} started: {self.rounds} rounds, at least {self.min_nodes} nodes"
+
+
+@checked(frozen=True, config=_STRICT)
+class Ready:
+    """The nodes have been asked. `warm_start` is the digest of the model that training goes on from, None: of none."""
+
+    time: str
+    nodes: tuple[Candidate, ...]
+    left_out: tuple[Absent, ...]
+    warm_start: str | None
+    fresh_because: str
+    event: Literal["ready"] = "ready"
+
+    @property
+    def line(self) -> str:
+        """The event in words."""
+        start = "a fresh model" if self.warm_start is None else f"model {self.warm_start[:12]}"
+        why = f" ({self.fresh_because})" if self.warm_start is None and self.fresh_because else ""
+        who = _hosts(tuple(node.host for node in self.nodes))
+        return f"{who} ready, starting from {start}{why}{_without(self.left_out)}"
+
+
+@checked(frozen=True, config=_STRICT)
+class RoundDone:
+    """A round whose average is saved.
+
+    Args:
+        time: When it was saved.
+        round: Which round, from 1.
+        of: How many rounds the run has.
+        nodes: Hosts whose updates are in the average.
+        left_out: Hosts whose updates are not.
+        loss: Mean loss of the nodes' last epochs, weighted by examples; 1 is the loss of persistence.
+        examples: Windows trained on, of all nodes.
+        seconds: How long the round took.
+        digest: Of the saved artifact.
+        evaluation: The controller's scores, or why there are none.
+    """
+
+    time: str
+    round: int
+    of: int
+    nodes: tuple[str, ...]
+    left_out: tuple[Absent, ...]
+    loss: float
+    examples: int
+    seconds: float
+    digest: str
+    evaluation: dict[str, JsonValue]
+    event: Literal["round"] = "round"
+
+    @property
+    def line(self) -> str:
+        """The event in words."""
+        who = _hosts(self.nodes)
+        return (
+            f"round {self.round}/{self.of}: {who}, loss {self.loss:.3g}, {self.seconds:.0f} s{_without(self.left_out)}"
+        )
+
+
+@checked(frozen=True, config=_STRICT)
+class Failed:
+    """The run ended badly."""
+
+    time: str
+    reason: str
+    cure: str
+    event: Literal["failed"] = "failed"
+
+    @property
+    def line(self) -> str:
+        """The event in words."""
+        return f"run failed: {self.reason}"
+
+
+@checked(frozen=True, config=_STRICT)
+class Finished:
+    """The run is over; `nodes` have the model `digest`, `left_out` have not."""
+
+    time: str
+    rounds: int
+    nodes: tuple[str, ...]
+    left_out: tuple[Absent, ...]
+    digest: str
+    seconds: float
+    event: Literal["finished"] = "finished"
+
+    @property
+    def line(self) -> str:
+        """The event in words."""
+        who = _hosts(self.nodes)
+        return f"finished: model {self.digest[:12]} on {who}, {self.seconds:.0f} s{_without(self.left_out)}"
+
+
+Event = Annotated[Started | Ready | RoundDone | Failed | Finished, Field(discriminator="event")]
+
+_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+class ProgressLog:
+    """Appends events to a run's progress file.
+
+    Args:
+        directory: The run's own directory; it is made if it is not there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._path = directory / PROGRESS_FILE
+
+    def append(self, event: Event) -> None:
+        """Add one event; it is on the disk when this returns, and readers see all of its line or nothing.
+
+        Raises:
+            RunFailed: the disk does not take it.
+        """
+        line = _EVENT.dump_json(event) + b"\n"
+        try:
+            file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                written = os.write(file, line)
+                os.fsync(file)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise self._refused(error.strerror or str(error)) from error
+        if written != len(line):
+            raise self._refused("no space left for a whole line")
+
+    def _refused(self, why: str) -> RunFailed:
+        return RunFailed(f"{self._path}: cannot be written: {why}", cure="make room, or correct runs_dir")
+
+
+def read_progress(directory: Path) -> list[Event]:
+    """The events of a run so far, none if it has not started; a line that is still being written is left out.
+
+    Raises:
+        RunFailed: a whole line is no event.
+    """
+    path = directory / PROGRESS_FILE
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunFailed(f"{path}: cannot be read: {error.strerror}", cure="run this as the fleet's user") from error
+    lines = data.split(b"\n")[:-1]
+    try:
+        return [_EVENT.validate_json(line) for line in lines]
+    except ValidationError as error:
+        raise RunFailed(f"{path}: holds a line that is no event of a run", cure="start the run again") from error
+
+
+def utc_now() -> str:
+    """The time now in ISO form, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _hosts(hosts: tuple[str, ...]) -> str:
+    noun = "node" if len(hosts) == 1 else "nodes"
+    return f"{len(hosts)} {noun} ({', '.join(hosts)})" if hosts else f"0 {noun}"
+
+
+def _without(left_out: tuple[Absent, ...]) -> str:
+    return f"; without {'; '.join(str(absent) for absent in left_out)}" if left_out else ""

@@ -1,0 +1,121 @@
+"""Who takes part in a run: what the nodes answered to the question whether they can."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import reduce
+
+from flwr.app import Message, MessageType, RecordDict
+
+from icosfl.aggregate.grid import BoundedGrid, NoReply, pair
+from icosfl.aggregate.progress import Absent, Candidate
+from icosfl.errors import RunFailed, SchemaMismatch
+from icosfl.process.clean import NANOSECONDS
+from icosfl.process.scale import Moments
+from icosfl.train.messages import Question, Refused, Standing
+from icosfl.train.records import pack, unpack_reply
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Member:
+    """A node that takes part.
+
+    Args:
+        node: Its number in Flower.
+        host: Its name.
+        cutoff_ns: Up to this time its rows are trained on.
+        moments: Of these rows.
+        candidate: What is said of it.
+    """
+
+    node: int
+    host: str
+    cutoff_ns: int
+    moments: Moments
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """All nodes that were online when the run began.
+
+    Args:
+        members: Those that take part, by host.
+        left_out: Those that do not, and why.
+        silent: Numbers of nodes that did not answer at all: most likely gone, though still listed.
+    """
+
+    members: tuple[Member, ...]
+    left_out: tuple[Absent, ...]
+    silent: frozenset[int]
+
+    def require(self, least: int) -> None:
+        """Make sure that enough nodes take part.
+
+        Raises:
+            RunFailed: there are fewer than `least`.
+        """
+        if len(self.members) >= least:
+            return
+        why = "; ".join(str(absent) for absent in self.left_out) or "no other node is online"
+        raise RunFailed(
+            f"{len(self.members)} of at least {least} nodes are ready: {why}",
+            cure="wait until the nodes have enough rows, look at `icosfl status`, or lower min-nodes",
+        )
+
+    @property
+    def moments(self) -> Moments:
+        """The moments of all members' training rows together."""
+        return reduce(Moments.merge, (member.moments for member in self.members))
+
+
+def call(grid: BoundedGrid, question: Question, timeout: float) -> Roster:
+    """Ask every node that is online, at most `timeout` seconds.
+
+    Raises:
+        Unavailable: the SuperLink stays away.
+    """
+    messages = [
+        Message(pack(question), node, MessageType.QUERY, group_id="query") for node in sorted(grid.get_node_ids())
+    ]
+    answers = pair(messages, grid.send_and_receive(messages, timeout=timeout), timeout)
+    members, left_out = muster(answers)
+    silent = {node for node, answer in answers.items() if isinstance(answer, NoReply) and answer.silent}
+    return Roster(members, left_out, frozenset(silent))
+
+
+def muster(answers: Mapping[int, RecordDict | NoReply]) -> tuple[tuple[Member, ...], tuple[Absent, ...]]:
+    """Sort nodes by their answers into those that take part and those that do not; one host counts once."""
+    members: dict[str, Member] = {}
+    left_out: list[Absent] = []
+    for node, answer in answers.items():
+        judged = _judge(node, answer)
+        if isinstance(judged, Absent):
+            left_out.append(judged)
+        elif judged.host in members:
+            left_out.append(Absent(judged.host, f"answers from a second SuperNode, {node}"))
+        else:
+            members[judged.host] = judged
+    return tuple(members[host] for host in sorted(members)), tuple(sorted(left_out, key=lambda absent: absent.host))
+
+
+def _judge(node: int, answer: RecordDict | NoReply) -> Member | Absent:
+    unnamed = f"SuperNode {node}"
+    if isinstance(answer, NoReply):
+        return Absent(unnamed, answer.reason)
+    try:
+        standing = unpack_reply(answer, Standing)
+        if isinstance(standing, Refused):
+            return Absent(standing.host or unnamed, standing.reason)
+        if standing.reason or standing.cutoff_ns is None or standing.newest is None:
+            return Absent(standing.host, standing.reason or "there is no row yet")
+        candidate = Candidate(standing.host, standing.rows, _iso(standing.newest), standing.train_windows)
+        return Member(node, standing.host, standing.cutoff_ns, Moments.from_dict(standing.moments), candidate)
+    except SchemaMismatch as error:
+        return Absent(unnamed, error.message)
+
+
+def _iso(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns / NANOSECONDS, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,123 @@
+"""What the ServerApp and the nodes say to each other, as values: checked when they are read, plain JSON on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from pydantic import ConfigDict, JsonValue
+from pydantic.dataclasses import dataclass as checked
+
+from icosfl.config import SeriesConfig
+
+Arrays = list[NDArray[Any]]
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@checked(frozen=True, config=_STRICT)
+class Question:
+    """Can you take part? Asks for these series, in the controller's units, sampled every `period_seconds`."""
+
+    series: tuple[SeriesConfig, ...]
+    period_seconds: float
+
+
+@checked(frozen=True, config=_STRICT)
+class Standing:
+    """What a node can bring to a run.
+
+    Args:
+        host: Its name.
+        rows: Rows in its store.
+        newest: Time of the newest row, nanoseconds since the epoch; None without rows.
+        cutoff_ns: Up to this time its rows are trained on; None without rows.
+        train_windows: Windows to train on.
+        moments: `Moments.to_dict` of the training part.
+        reason: Why it cannot take part; "" when it can.
+    """
+
+    host: str
+    rows: int
+    newest: int | None
+    cutoff_ns: int | None
+    train_windows: int
+    moments: dict[str, list[float | None]]
+    reason: str
+
+
+@checked(frozen=True, config=_STRICT)
+class Task:
+    """Train the arrays that come with this.
+
+    Args:
+        version: Names the arrays; the reply repeats it.
+        question: The series and the period, as at first.
+        scaler: `Scaler.to_dict` of the run.
+        cutoff_ns: Of the node that this goes to.
+    """
+
+    version: str
+    question: Question
+    scaler: dict[str, list[float | None]]
+    cutoff_ns: int
+
+
+@checked(frozen=True, config=_STRICT)
+class Trained:
+    """The arrays that come with this are trained.
+
+    Args:
+        host: The node's name.
+        version: Of the arrays that it started from.
+        loss: Mean loss of the last epoch; 1 is the loss of persistence.
+        seconds: That training took, without the start of the process.
+    """
+
+    host: str
+    version: str
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Update:
+    """A node's whole reply to a task: the arrays too, and over how many windows they were trained."""
+
+    trained: Trained
+    arrays: Arrays
+    examples: int
+
+
+@checked(frozen=True, config=_STRICT)
+class Handout:
+    """Keep the model file that comes with this; measure it on rows after the cutoff (None: by its train fraction)."""
+
+    cutoff_ns: int | None
+
+
+@checked(frozen=True, config=_STRICT)
+class Received:
+    """The model is kept.
+
+    Args:
+        host: The node's name.
+        digest: Of the model.
+        scores: `Scores.to_dict` on the node's own rows, or None.
+        reason: Why there are no scores; "" when there are.
+    """
+
+    host: str
+    digest: str
+    scores: dict[str, JsonValue] | None
+    reason: str
+
+
+@checked(frozen=True, config=_STRICT)
+class Refused:
+    """The node cannot do what it was asked. The host is "" when it does not even know its own name."""
+
+    host: str
+    reason: str
+    cure: str
