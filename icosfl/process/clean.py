@@ -46,6 +46,11 @@ class Grid:
         """How many series the grid has."""
         return int(self.values.shape[1])
 
+    def tail(self, count: int) -> Grid:
+        """The newest `count` bins, or all of them if there are fewer."""
+        start = max(len(self) - count, 0)
+        return Grid(self.times[start:], self.values[start:], self.measured[start:], self.period_ns)
+
 
 def to_period_ns(seconds: float) -> int:
     """Seconds as whole nanoseconds.

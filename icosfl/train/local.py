@@ -205,7 +205,11 @@ def cut(rows: Rows, schema: Schema, plan: Plan, cutoff_ns: int) -> Prepared:
     whole = count_whole(older, plan.window, plan.horizons)
     has = (whole > 0) & (whole >= PRESENT_SHARE * whole.max())
     train = _windows(older, plan, has)
-    _, validation = split_by_time(_windows(_grid(selected, plan), plan, has), cutoff_ns)
+    everything = _grid(selected, plan)
+    later = int((everything.times > cutoff_ns).sum())
+    _, validation = split_by_time(
+        _windows(everything.tail(later + plan.window + plan.horizons[0]), plan, has), cutoff_ns
+    )
     return Prepared(schema.select(plan.names), has, train, validation, cutoff_ns)
 
 

@@ -21,7 +21,7 @@ from icosfl.train.model import FLAT, Forecaster
 # Scaled values are cut off here, so that one wild value cannot overflow.
 LARGEST_SCALED = 1e6
 LARGEST_GRADIENT = 1.0
-PREDICT_BATCH = 1024
+BATCH = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +90,13 @@ def predict(model: Forecaster, scaler: Scaler, inputs: Values) -> Values:
         SchemaMismatch: model, scaler and inputs are of different shapes.
     """
     _check_inputs(model, scaler, inputs)
-    scaled = _limited(scaler.transform(inputs))
-    absent = np.asarray(np.isnan(scaled).any(axis=1), np.bool_)
     outputs = np.empty((len(inputs), model.shape.horizons, model.shape.series))
     with one_thread(), torch.inference_mode():
-        for start in range(0, len(inputs), PREDICT_BATCH):
-            part = slice(start, start + PREDICT_BATCH)
-            outputs[part] = model(_tensor(scaled[part])).numpy()
-    forecasts = scaler.inverse(outputs)
-    return np.where(absent[:, None, :], np.nan, forecasts)
+        for part in _parts(len(inputs)):
+            scaled = _scaled(scaler, inputs[part])
+            absent = np.isnan(scaled).any(axis=1, keepdims=True)
+            outputs[part] = np.where(absent, np.nan, model(_tensor(scaled)).numpy())
+    return scaler.inverse(outputs)
 
 
 @contextmanager
@@ -169,8 +167,8 @@ def _loss(forecasts: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 
 def _tensors(windows: Windows, scaler: Scaler) -> _Tensors:
     """Inputs and targets without NaN, and weights: 0 where a target is missing, else 1 / the error of persistence."""
-    inputs, targets = _limited(scaler.transform(windows.inputs)), _limited(scaler.transform(windows.targets))
-    squares = (targets - inputs[:, -1:, :]) ** 2
+    targets = _scaled(scaler, windows.targets)
+    squares = (targets - _scaled(scaler, windows.inputs[:, -1:, :])) ** 2
     told = np.isfinite(squares)
     if not bool(told.any()):
         raise NotReady("no window has a target to learn from")
@@ -179,11 +177,19 @@ def _tensors(windows: Windows, scaler: Scaler) -> _Tensors:
     learnable = persistence > FLAT**2
     share = len(windows) / (count * max(int(learnable.sum()), 1))
     weights = np.where(told & learnable, share / np.where(learnable, persistence, 1.0), 0.0)
-    return _Tensors(_tensor(inputs), _tensor(targets), _tensor(weights))
+    inputs = torch.empty(windows.inputs.shape, dtype=torch.float32)
+    for part in _parts(len(windows)):
+        inputs[part] = _tensor(_scaled(scaler, windows.inputs[part]))
+    return _Tensors(inputs, _tensor(targets), _tensor(weights))
 
 
-def _limited(scaled: Values) -> Values:
-    return np.clip(scaled, -LARGEST_SCALED, LARGEST_SCALED)
+def _parts(count: int) -> Iterator[slice]:
+    """Parts of `count` windows that are scaled or forecast at a time, so that memory stays small."""
+    return (slice(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
+
+
+def _scaled(scaler: Scaler, values: Values) -> Values:
+    return np.clip(scaler.transform(values), -LARGEST_SCALED, LARGEST_SCALED)
 
 
 def _tensor(values: Values) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from icosfl.train.shape import FEATURES_PER_SERIES, Array, ModelShape, check_arrays
+from icosfl.train.shape import Array, ModelShape, check_arrays
 
 __all__ = ["Forecaster", "ModelShape", "build", "load_arrays", "to_arrays"]
 
@@ -21,15 +21,16 @@ FLAT = 1e-5
 class Forecaster(nn.Module):
     """Forecasts the change of each series from its last value.
 
-    Takes scaled windows [b, window, k] without NaN, returns scaled forecasts [b, h, k]. Each window is taken relative
-    to its own last values and its own spread, so that nodes of different size look alike to the shared weights.
-    A fresh model forecasts no change: it starts as persistence.
+    Takes scaled windows [b, window, k] without NaN, returns scaled forecasts [b, h, k]. The LSTM sees each window
+    relative to its own mean and spread, and its output is in that spread (reversible instance normalisation, Kim et
+    al. 2022): nodes of different size and load look alike to the shared weights. A fresh model forecasts no change:
+    it starts as persistence.
     """
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.shape = shape
-        self.lstm = nn.LSTM(FEATURES_PER_SERIES * shape.series, shape.hidden, shape.layers, batch_first=True)
+        self.lstm = nn.LSTM(shape.series, shape.hidden, shape.layers, batch_first=True)
         self.head = nn.Linear(shape.hidden, shape.horizons * shape.series)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -37,9 +38,9 @@ class Forecaster(nn.Module):
     def forward(self, windows: Tensor) -> Tensor:
         """Forecast scaled values [b, h, k] from scaled windows [b, window, k]."""
         last = windows[:, -1:, :]
-        distance = windows - last
-        spread = (distance.square().mean(dim=1, keepdim=True) + FLAT**2).sqrt()
-        states, _ = self.lstm(torch.cat([windows, distance / spread], dim=2))
+        centred = windows - windows.mean(dim=1, keepdim=True)
+        spread = (centred.square().mean(dim=1, keepdim=True) + FLAT**2).sqrt()
+        states, _ = self.lstm(centred / spread)
         change = self.head(states[:, -1]).view(-1, self.shape.horizons, self.shape.series)
         return cast(Tensor, last + change * spread)
 

@@ -13,9 +13,6 @@ from icosfl.errors import SchemaMismatch
 
 Array = NDArray[np.float32]
 
-# What the LSTM sees of each series in a step: its level, and its distance from the window's last value.
-FEATURES_PER_SERIES = 2
-
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
@@ -45,7 +42,7 @@ class ModelShape:
         gates = 4 * self.hidden
         arrays: list[tuple[str, tuple[int, ...]]] = []
         for layer in range(self.layers):
-            width = FEATURES_PER_SERIES * self.series if layer == 0 else self.hidden
+            width = self.series if layer == 0 else self.hidden
             arrays += [
                 (f"lstm.weight_ih_l{layer}", (gates, width)),
                 (f"lstm.weight_hh_l{layer}", (gates, self.hidden)),
