@@ -22,7 +22,7 @@ def main() -> int:
         set_up_logging(config.log_level)
         serve(config)
     except IcosflError as error:
-        sys.stderr.write(f"icosfl.serve: {error.message}. Cure: {error.cure or 'see the log above'}\n")
+        sys.stderr.write(f"icosfl.serve: {error}\n")
         return error.exit_code
     return 0
 

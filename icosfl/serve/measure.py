@@ -18,10 +18,10 @@ from icosfl.schema import Rows
 from icosfl.serve.values import Evaluation, to_datetime
 from icosfl.train.artifact import Artifact
 from icosfl.train.baselines import Baselines
-from icosfl.train.evaluation import Evaluation as SavedEvaluation
 from icosfl.train.local import Prepared, cutoff_of
 
 if TYPE_CHECKING:
+    from icosfl.train.evaluation import Evaluation as SavedEvaluation
     from icosfl.train.model import Forecaster
     from icosfl.train.scores import Scores
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from icosfl.config import NodeConfig, schema_of
 from icosfl.errors import CheckpointError, DataError
 from icosfl.serve.predict import Predictor
 from icosfl.train.artifact import latest_digest, load_latest
-from icosfl.train.evaluation import Evaluation, load_evaluation
+
+if TYPE_CHECKING:
+    from icosfl.train.evaluation import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,8 @@ class ModelWatch:
         return predictor
 
     def _saved_evaluation(self, digest: str) -> Evaluation | None:
+        from icosfl.train.evaluation import load_evaluation
+
         try:
             return load_evaluation(self._node.models_dir, digest)
         except CheckpointError as error:

@@ -20,10 +20,10 @@ from icosfl.serve.measure import Measured, measure, part_of, restore
 from icosfl.serve.values import Forecast, ModelInfo, Omitted, finite, to_datetime
 from icosfl.train.artifact import Artifact
 from icosfl.train.baselines import AR, NAMES, Baselines
-from icosfl.train.evaluation import Evaluation
 from icosfl.train.local import Plan, cut, newest_window, select
 
 if TYPE_CHECKING:
+    from icosfl.train.evaluation import Evaluation
     from icosfl.train.scores import Score
 
 MODEL = "model"

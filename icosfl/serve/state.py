@@ -61,16 +61,14 @@ class Keeper:
             thread.start()
 
     def stop(self, timeout: float) -> bool:
-        """Stop following; return whether all ended within `timeout` seconds, so that nothing runs any more."""
+        """Stop following and close the store; return whether all ended within `timeout` seconds."""
         self._stopping.set()
+        if self._store is not None:
+            self._store.close()  # calls in flight end
         until = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(until - time.monotonic(), 0.0))
-        if any(thread.is_alive() for thread in self._threads):
-            return False
-        if self._store is not None:
-            self._store.close()
-        return True
+        return not any(thread.is_alive() for thread in self._threads)
 
     def readiness(self) -> Readiness:
         """Return whether the node can forecast now, and if not, why."""
@@ -120,6 +118,8 @@ class Keeper:
                 return
             window, info = store.window(model.rows_wanted if model else 1), store.info()
         except IcosflError as error:
+            if self._stopping.is_set():
+                return
             self._position = None
             _tell(trouble, text := str(error), "the store answers again")
             self._change(lambda known: _without_store(known, text))

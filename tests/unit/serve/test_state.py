@@ -380,6 +380,18 @@ def test_a_store_that_hangs_blocks_no_answer(
             faulty.let_go.set()
 
 
+def test_stopping_ends_a_wait_for_rows(
+    config: ForecastConfig, store: MemoryStore, rows: Rows, clock: Clock, until: Until
+) -> None:
+    store.append(rows)
+    keeper = Keeper(replace(config, refresh_seconds=3600.0), lambda: store, clock)
+    keeper.start()
+    until(lambda: keeper.counts().reads == 1)
+
+    assert keeper.stop(20)
+    assert keeper.readiness().reasons[-1] != "the store is closed"
+
+
 def test_the_model_is_measured_again_as_time_goes_by(
     config: ForecastConfig,
     store: MemoryStore,
