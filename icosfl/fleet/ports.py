@@ -118,7 +118,7 @@ def stop_strays(strays: Iterable[psutil.Process]) -> list[str]:
             except psutil.NoSuchProcess:
                 continue
         _, left = psutil.wait_procs(left, _STRAY_SECONDS)
-        left = [process for process in left if _alive(process)]
+        left = [process for process in left if _runs(process.pid)]
     if left:
         raise Unavailable(
             f"pid {left[0].pid}, left behind by a supervisord that was killed, does not end",
@@ -155,9 +155,10 @@ def _command(pid: int | None) -> str:
         return "its command line cannot be read"
 
 
-def _alive(process: psutil.Process) -> bool:
+def _runs(pid: int) -> bool:
+    """Return whether a process runs; one that ended and that nobody has reaped yet does not."""
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
+        return str(psutil.Process(pid).status()) != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
@@ -176,7 +177,7 @@ def _dead_supervisor(layout: Layout) -> int:
         pid = int(layout.pidfile.read_text("utf-8"))
     except (OSError, ValueError):
         return 0
-    return 0 if since < psutil.boot_time() or psutil.pid_exists(pid) else pid
+    return 0 if since < psutil.boot_time() or _runs(pid) else pid
 
 
 def _programs(layout: Layout) -> frozenset[str]:

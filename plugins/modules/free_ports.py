@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib  # type: ignore[import-untyped]
+
 DOCUMENTATION = r"""
 module: free_ports
 short_description: Refuse ports that a foreign process listens on
@@ -40,13 +44,6 @@ used:
   elements: int
   returned: success
 """
-
-from typing import Any  # noqa: E402 (Ansible wants the documentation first)
-
-from ansible.module_utils.basic import (  # type: ignore[import-untyped]  # noqa: E402
-    AnsibleModule,
-    missing_required_lib,
-)
 
 ARGUMENTS = {
     "root": {"type": "path", "required": True},

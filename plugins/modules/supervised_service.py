@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib  # type: ignore[import-untyped]
+
 DOCUMENTATION = r"""
 module: supervised_service
 short_description: Run services of a host with its own supervisord
@@ -101,13 +105,6 @@ services:
   elements: dict
   returned: success
 """
-
-from typing import Any  # noqa: E402 (Ansible wants the documentation first)
-
-from ansible.module_utils.basic import (  # type: ignore[import-untyped]  # noqa: E402
-    AnsibleModule,
-    missing_required_lib,
-)
 
 ARGUMENTS = {
     "root": {"type": "path", "required": True},

@@ -1,0 +1,390 @@
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+
+from .conftest import Host, alive, eventually, free_port, redis_service
+
+
+def test_start_brings_services_up_in_order_and_a_second_call_changes_nothing(host: Host) -> None:
+    services = [host.service("late", priority=20), host.service("early", priority=10)]
+
+    first = host.start(*services)
+    pids = host.pids()
+    second = host.start(*services)
+
+    assert not first.failed, first["msg"]
+    assert first["changed"]
+    assert first["started"] == ["early", "late"]
+    assert (host.says("early"), host.says("late")) == ("hello", "hello")
+    log = (host.root / "log" / "supervisord.log").read_text()
+    assert log.index("spawned: 'early'") < log.index("spawned: 'late'")
+    assert not second["changed"]
+    assert host.pids() == pids
+    assert {service["name"] for service in second["services"]} == {"early", "late"}
+
+
+def test_daemon_is_private_and_outlives_the_call_with_a_clean_environment(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANSIBLE_VAULT_PASSWORD", "hunter22")
+    host.start(host.service("one"))
+
+    daemon = psutil.Process(host.supervisor_pid())
+
+    assert "hunter22" not in " ".join(daemon.environ().values())
+    assert os.getsid(daemon.pid) == daemon.pid
+    assert {Path(f"/proc/{daemon.pid}/fd/{number}").readlink() for number in (0, 1, 2)} == {Path("/dev/null")}
+    assert not [connection for connection in daemon.net_connections("inet") if connection.status == psutil.CONN_LISTEN]
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (host.root / "supervisor").iterdir()}
+    assert all(mode & 0o077 == 0 for mode in modes.values()), modes
+    assert (host.root / "supervisor").stat().st_mode & 0o777 == 0o700
+    assert (host.root / "log" / "one.log").stat().st_mode & 0o077 == 0
+
+
+def test_changed_definition_restarts_only_that_service_and_only_when_converged(host: Host) -> None:
+    one, two = host.service("one"), host.service("two")
+    host.start(one, two)
+    before = host.pids()
+
+    changed = host.start(one, {**two, "environment": {"GREETING": "moin"}})
+    between = host.pids()
+    rehearsed = host.converge(check=True)
+    converged = host.converge()
+
+    assert changed["changed"]
+    assert (changed["outdated"], changed["started"], changed["restarted"]) == (["two"], [], [])
+    assert between == before
+    assert rehearsed["restarted"] == converged["restarted"] == ["two"]
+    assert host.pids()["one"] == before["one"]
+    assert host.says("two") == "moin"
+    assert not host.converge()["changed"]
+    assert not host.start(one, {**two, "environment": {"GREETING": "moin"}})["changed"]
+
+
+def test_changed_file_contents_call_for_a_restart_until_it_is_done(host: Host, tmp_path: Path) -> None:
+    config = tmp_path / "one.toml"
+    config.write_text("level = 1")
+    one = host.service("one", files=[str(config)])
+    host.start(one)
+    config.write_text("level = 2")
+
+    first, again = host.start(one), host.start(one)  # as if the play broke off before its handlers
+
+    assert first["outdated"] == again["outdated"] == ["one"]
+    assert host.converge()["restarted"] == ["one"]
+    assert host.start(one)["outdated"] == []
+
+
+def test_killed_service_comes_back_by_itself(host: Host) -> None:
+    host.start(host.service("one"))
+    pid = host.pids()["one"]
+
+    os.kill(pid, signal.SIGKILL)
+
+    assert eventually(lambda: host.pids().get("one", pid) != pid and host.says("one") == "hello")
+
+
+def test_service_comes_back_when_what_it_needs_was_away(host: Host, tmp_path: Path) -> None:
+    host.start(host.service("one"))
+    needed = tmp_path / "fail"
+    needed.touch()
+    os.kill(host.pids()["one"], signal.SIGKILL)
+    log = host.root / "log" / "one.log"
+    assert eventually(lambda: log.read_text().count("disk of the moon") >= 2)
+
+    needed.unlink()
+
+    assert eventually(lambda: host.says("one") == "hello")
+
+
+def test_foreign_port_is_refused_by_name_and_nothing_is_started(host: Host) -> None:
+    services = [host.service("one", priority=1), host.service("two", priority=2)]
+    with socket.socket() as foreign:
+        foreign.bind(("127.0.0.1", host.ports["two"]))
+        foreign.listen()
+
+        refused = host.start(*services)
+
+    assert refused.failed
+    assert f"edge-01: port {host.ports['two']} (two) is already used by pid {os.getpid()} (" in refused["msg"]
+    assert "icosfl_slot" in refused["msg"]
+    assert not host.root.exists()
+    assert host.says("one") == ""
+
+
+def test_check_mode_on_an_empty_machine_says_what_would_be_and_touches_nothing(host: Host) -> None:
+    one = host.service("one", files=["/nowhere/one.toml"], directory="/nowhere", command=["/nowhere/python"])
+
+    started, converged = host.start(one, check=True), host.converge(check=True)
+    stopped, absent = host.stop(check=True), host.stop(state="absent", check=True)
+
+    assert not started.failed
+    assert started["changed"]
+    assert started["started"] == ["one"]
+    assert [diff["before"] for diff in started["diff"]] == [""]
+    assert "[program:one]" in started["diff"][0]["after"]
+    assert not any(result.failed or result["changed"] for result in (converged, stopped, absent))
+    assert not host.root.exists()
+
+
+def test_check_mode_on_a_running_host_touches_nothing(host: Host) -> None:
+    one = host.service("one")
+    host.start(one)
+    pids = host.pids()
+    files = {path: path.read_bytes() for path in host.root.rglob("*") if path.is_file() and path.suffix != ".log"}
+
+    same = host.start(one, check=True)
+    other = host.start(one | {"priority": 11}, host.service("new"), check=True)
+    absent = host.stop(state="absent", check=True)
+
+    assert not same["changed"]
+    assert (other["started"], other["outdated"]) == (["new"], ["one"])
+    diff = next(diff for diff in other["diff"] if diff["before_header"].endswith("one.ini"))
+    assert ("priority=10" in diff["before"], "priority=11" in diff["after"]) == (True, True)
+    assert absent["removed"] == ["one", "supervisord"]
+    assert host.pids() == pids
+    assert {path: path.read_bytes() for path in files} == files
+
+
+def test_stopped_host_has_no_process_keeps_its_logs_and_starts_again(host: Host) -> None:
+    one = host.service("one")
+    host.start(one)
+
+    stopped, again = host.stop(), host.stop()
+
+    assert stopped["stopped"] == ["one", "supervisord"]
+    assert not again["changed"]
+    assert host.processes() == []
+    assert "greeting is hello" in (host.root / "log" / "one.log").read_text()
+    assert host.start(one)["started"] == ["one"]
+
+
+def test_absent_services_leave_nothing_and_their_neighbours_in_peace(host: Host) -> None:
+    host.start(host.service("one"), host.service("two"))
+    two = host.pids()["two"]
+
+    first = host.stop("one", state="absent")
+    left = sorted(path.name for path in host.root.rglob("*one*"))
+    pids = host.pids()
+    last = host.stop("two", state="absent")
+
+    assert (first["stopped"], first["removed"]) == (["one"], ["one"])
+    assert left == []
+    assert pids == {"two": two}
+    assert last["removed"] == ["two", "supervisord"]
+    assert not host.root.exists()
+    assert host.processes() == []
+    assert not host.stop(state="absent")["changed"]
+
+
+def test_absent_leaves_what_others_keep_below_the_root(host: Host) -> None:
+    host.start(host.service("one"))
+    (host.root / "data").mkdir()
+
+    host.stop(state="absent")
+
+    assert [path.name for path in host.root.iterdir()] == ["data"]
+
+
+def test_service_that_ends_at_start_is_reported_with_its_last_words(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "fail").touch()
+
+    failed = host.start(host.service("one"))
+
+    assert failed.failed
+    assert "edge-01: service one: it ended (exit status 21) while it was to start" in failed["msg"]
+    assert "the disk of the moon is full" in failed["msg"]
+    assert f"{host.root}/log/one.log" in failed["msg"].partition(" Cure: ")[2]
+
+
+def test_service_that_was_failing_is_started_at_once_when_its_cause_is_cured(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "fail").touch()
+    host.start(host.service("one"))
+    (tmp_path / "fail").unlink()
+
+    cured = host.start(host.service("one"))
+
+    assert not cured.failed, cured["msg"]
+    assert host.says("one") == "hello"
+
+
+def test_service_that_does_not_answer_well_is_reported_with_its_answer(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "ill").touch()
+    one = host.service("one")
+    one["health"]["timeout_seconds"] = 1
+
+    failed = host.start(one)
+
+    assert failed.failed
+    assert "service one: it does not work after 1 s" in failed["msg"]
+    assert "answers 503: no rows yet" in failed["msg"]
+
+
+def test_running_service_that_does_not_work_is_restarted(host: Host, tmp_path: Path) -> None:
+    one = host.service("one")
+    one["health"]["timeout_seconds"] = 1
+    host.start(one)
+    (tmp_path / "ill").touch()
+    pid = host.pids()["one"]
+
+    still_ill = host.start(one)
+    (tmp_path / "ill").unlink()
+
+    assert still_ill.failed
+    assert host.pids()["one"] != pid
+    assert not host.start(one).failed
+
+
+def test_services_of_a_killed_supervisord_are_taken_over(host: Host) -> None:
+    one, two = host.service("one"), host.service("two")
+    host.start(one, two)
+    orphans = host.pids()
+    host.kill_supervisor()
+
+    checked = host.module("free_ports", ports=host.ports)
+    again = host.start(one)
+
+    assert checked["used"] == sorted(host.ports.values())
+    assert not again.failed, again["msg"]
+    assert again["started"] == ["one"]
+    assert set(host.pids()) == {"one", "two"}  # all that is meant to run, not only what was asked for
+    assert set(host.pids().values()).isdisjoint(orphans.values())
+    assert eventually(lambda: host.says("two") == "hello")
+
+
+def test_redis_of_a_killed_supervisord_is_taken_over_though_it_overwrites_its_environment(host: Host) -> None:
+    redis = redis_service(host)
+    host.start(redis)
+    orphan = psutil.Process(host.pids()["redis"])
+    host.kill_supervisor()
+
+    again = host.start(redis)
+
+    assert not again.failed, again["msg"]
+    assert not alive(orphan)
+    assert host.pids()["redis"] != orphan.pid
+
+
+def test_supervisord_whose_directory_was_deleted_is_replaced(host: Host) -> None:
+    one = host.service("one")
+    host.start(one)
+    old = host.supervisor_pid()
+    for path in sorted((host.root / "supervisor").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+    again = host.start(one)
+
+    assert not again.failed, again["msg"]
+    assert host.supervisor_pid() != old
+    assert host.says("one") == "hello"
+
+
+def test_port_that_a_dead_service_s_child_holds_is_taken_back(host: Host) -> None:
+    one = host.service("one", environment={"CHILD": "yes"})
+    host.start(one)
+    child = psutil.Process(host.pids()["one"]).children()[0]
+    parent = host.pids()["one"]
+    os.kill(parent, signal.SIGKILL)
+    assert eventually(lambda: child.ppid() != parent)
+
+    host.stop("one")  # its group goes, its orphan need not
+    again = host.start(one)
+
+    assert not again.failed, again["msg"]
+    assert not alive(child)
+
+
+def test_two_hosts_share_a_machine_and_leave_each_other_alone(host: Host, tmp_path: Path) -> None:
+    other = Host(tmp_path / "other", host.server)
+    host.start(host.service("one"))
+    other.start(other.service("one"))
+
+    refused = host.module("free_ports", ports={"one": other.ports["one"]})
+    other.stop(state="absent")
+
+    assert refused.failed
+    assert "is already used by pid" in refused["msg"]
+    assert host.says("one") == "hello"
+    assert other.says("one") == ""
+
+
+def test_free_ports_names_every_foreign_listener(host: Host) -> None:
+    host.start(host.service("one"))
+    with socket.socket() as first, socket.socket() as second:
+        for listener in (first, second):
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+        taken = {"a": first.getsockname()[1], "b": second.getsockname()[1]}
+
+        refused = host.module("free_ports", ports={**host.ports, **taken, "free": free_port()})
+    fine = host.module("free_ports", ports=host.ports)
+
+    assert refused.failed
+    assert all(
+        f"port {port} ({name}) is already used by pid {os.getpid()}" in refused["msg"] for name, port in taken.items()
+    )
+    assert f"port {host.ports['one']} " not in refused["msg"]
+    assert (fine["changed"], fine["used"]) == (False, [host.ports["one"]])
+
+
+def test_secrets_stay_out_of_every_answer(host: Host) -> None:
+    one = host.service("one", environment={"DB_PASSWORD": "hunter22", "GREETING": "hunter22"})
+
+    started = host.start(one)
+    failed = host.start(one | {"command": ["/nowhere/python"]})
+
+    assert failed.failed
+    assert "hunter22" not in str(started.values) + str(failed.values)
+    assert host.says("one") == "hunter22"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"command": ["/nowhere/python"]}, "service one: command: /nowhere/python is not an executable file"),
+        ({"directory": "/nowhere"}, "service one: directory: /nowhere does not exist"),
+        ({"files": ["/nowhere/one.toml"]}, "service one: files names /nowhere/one.toml"),
+        ({"health": {"kind": "smtp"}}, "service one: health: kind is 'smtp'"),
+    ],
+)
+def test_unusable_description_is_refused_before_anything_is_made(
+    changes: dict[str, object], words: str, host: Host
+) -> None:
+    refused = host.start(host.service("one") | changes)
+
+    assert refused.failed
+    assert words in refused["msg"]
+    assert " Cure: " in refused["msg"]
+    assert not host.root.exists()
+
+
+def test_root_too_long_for_a_socket_is_refused_with_the_cure(host: Host) -> None:
+    host.root = host.root / ("long" * 25)
+
+    refused = host.start(host.service("one"))
+
+    assert "bytes too long" in refused["msg"]
+    assert "icosfl_home" in refused["msg"]
+    host.root = host.root.parent
+
+
+def test_second_deployment_at_the_same_time_is_refused(host: Host) -> None:
+    one = host.service("one")
+    host.start(one)
+    lock = os.open(host.root / "supervisor", os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = host.start(one, host.service("two"))
+    finally:
+        os.close(lock)
+
+    assert refused.failed
+    assert "another deployment is at work" in refused["msg"]
+    assert host.says("two") == ""
