@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from icosfl.train.model import Forecaster
     from icosfl.train.scores import Scores
 
-# Numbers in the windows of each part at most: 64 MB. The parts are the rows next to the cutoff and the newest ones.
-MOST_NUMBERS = 8_000_000
+# Numbers in the windows of each part at most (16 MB), so that a full store costs a small host little. What is left out
+# are the oldest rows of the training part, and those right after the cutoff, which moves on.
+MOST_NUMBERS = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
