@@ -6,15 +6,21 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import numpy as np
 import pytest
+from google.protobuf.empty_pb2 import Empty
 
 from icosfl.config import Endpoint
 from icosfl.errors import SchemaMismatch, StoreUnavailable
 from icosfl.schema import Rows, Schema, Series
 from icosfl.store import SeriesStore, open_store
+from icosfl.store.quiet import quiet_dataclay
 from support.dataclay_stack import DataclayStack, free_ports, through_proxy
 from support.store_contract import CAPACITY, SCHEMA, StoreContract, rows
+
+with quiet_dataclay():
+    from dataclay.proto.backend.backend_pb2_grpc import BackendServiceStub
 
 numbers = itertools.count()
 
@@ -86,6 +92,22 @@ def test_a_whole_day_of_rows_comes_in_one_call(opened) -> None:
     store.append(sent)
 
     np.testing.assert_array_equal(store.window().rows.values, sent.values)
+
+
+def test_no_row_is_lost_when_dataclay_unloads_the_object_under_writers(dataclay_stack, opened) -> None:
+    store, count = opened(capacity=1000), 150
+
+    def unload() -> None:
+        with grpc.insecure_channel(str(dataclay_stack.endpoints["backend"])) as channel:
+            for _ in range(10):
+                BackendServiceStub(channel).FlushAll(Empty(), timeout=20)
+
+    with ThreadPoolExecutor(5) as pool:
+        unloading = pool.submit(unload)
+        list(pool.map(lambda time: store.append(rows(time)), range(count)))
+        unloading.result()
+
+    assert store.window().rows.times.tolist() == list(range(count))
 
 
 def test_any_thread_may_call(opened) -> None:
