@@ -29,11 +29,17 @@ GENERAL_CURE = "remove the cause and run the command again"
 SHOWN: tuple[Outcome, ...] = ("ok", "changed", "failed", "unreachable")
 
 
-def display_for(console: Console, *, quiet: bool) -> PlaybookDisplay:
-    """The display that fits: nothing for programs, live in a terminal, plain lines elsewhere."""
+def display_for(console: Console, *, quiet: bool, lines: bool = True) -> PlaybookDisplay:
+    """The display that fits: nothing for programs, live in a terminal, plain lines elsewhere.
+
+    Args:
+        console: Where people read.
+        quiet: Whether a program reads instead.
+        lines: Whether what tasks say is shown.
+    """
     if quiet:
         return Silent()
-    return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
+    return LiveDisplay(console, lines=lines) if console.is_terminal else PlainDisplay(console, lines=lines)
 
 
 class PlaybookDisplay(Display, Protocol):
@@ -58,8 +64,9 @@ class Silent(PlaybookDisplay):
 class PlainDisplay(PlaybookDisplay):
     """Prints one line a play when it ends, and what tasks say, as they say it."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, lines: bool = True) -> None:
         self.console = console
+        self._lines = lines
         self._play = ""
         self._counts: dict[Outcome, int] = {}
         self._started = time.monotonic()
@@ -70,7 +77,7 @@ class PlainDisplay(PlaybookDisplay):
             self._end_play()
             self._play, self._started = ("" if isinstance(step, Recapped) else tally.play), time.monotonic()
         elif isinstance(step, (HostDone, ItemDone)):
-            for line in step.lines:
+            for line in step.lines if self._lines else ():
                 self.console.print(Text(f"    {line}"), soft_wrap=True)
             if isinstance(step, HostDone) and step.failure and not step.ignored:
                 self.console.print(
@@ -93,8 +100,8 @@ class PlainDisplay(PlaybookDisplay):
 class LiveDisplay(PlainDisplay):
     """As plain, with a last line that turns and tells the play, the task and the hosts that have finished it."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
+    def __init__(self, console: Console, *, lines: bool = True) -> None:
+        super().__init__(console, lines=lines)
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._spinner = Spinner("dots", style="cyan")
         self._line = Text("starting Ansible", style="dim")
@@ -143,9 +150,21 @@ def recap_table(result: PlaybookResult) -> Table:
     return table
 
 
-def failure_panels(result: PlaybookResult) -> RenderableType:
-    """Each failure: the host, the task, the message, and what to do."""
-    return Group(*(_panel(result, failure) for failure in result.failures))
+def result_screen(result: PlaybookResult) -> RenderableType:
+    """How a playbook ended: each failure with host, task, message and cure, the counts by host, and a last line."""
+    parts: list[RenderableType] = [_panel(result, failure) for failure in result.failures]
+    if result.hosts:
+        parts.append(recap_table(result))
+    style = {"ok": "green", "failed": "bold red", "interrupted": "yellow"}[result.status]
+    changed = f"changed={result.changed}" if result.hosts else ""
+    parts.append(
+        Text.assemble(
+            (f"{result.playbook}: {result.status}", style), f"  {changed}  {result.seconds:.0f} s", overflow="fold"
+        )
+    )
+    if result.status != "ok" and result.log is not None:
+        parts.append(Text(f"Ansible's whole output: {result.log}", overflow="fold"))
+    return Group(*parts)
 
 
 def _panel(result: PlaybookResult, failure: Failure) -> Panel:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ HIDDEN = "the result is hidden, because the task handles secrets"
 _CURE_IN_MESSAGE = re.compile(r"^(?P<message>.+?)\s*\((?:cure: )?(?P<cure>[^()]*\s[^()]*)\)\.?$", re.DOTALL)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _SPEAKING_ACTIONS = ("ansible.builtin.debug", "debug")
+_PROVING_ACTIONS = ("hop",)  # whose message is the line of a host
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def interpret(event: Mapping[str, Any]) -> Step | None:
         case "playbook_on_task_start" | "playbook_on_handler_task_start":
             return TaskStarted(str(data.get("task", "")))
         case "runner_item_on_ok":
-            return ItemDone(str(data.get("host", "")), tuple(_lines(data.get("res") or {}, action)))
+            return ItemDone(str(data.get("host", "")), tuple(_lines(data, action)))
         case "playbook_on_stats":
             return Recapped(tuple(_recaps(data)))
         case _ if kind in _OUTCOMES:
@@ -121,7 +123,7 @@ def _host_done(outcome: Outcome, data: Mapping[str, Any], action: str) -> HostDo
     if outcome == "ok":
         outcome = "changed" if result.get("changed") else "ok"
         looped = "results" in result  # its items have spoken already
-        return HostDone(host, outcome, () if looped else tuple(_lines(result, action)))
+        return HostDone(host, outcome, () if looped else tuple(_lines(data, action)))
     return HostDone(host, outcome)
 
 
@@ -132,10 +134,13 @@ def explain(result: Mapping[str, Any]) -> tuple[str, str]:
     items = [item for item in result.get("results", []) if isinstance(item, Mapping) and item.get("failed")]
     if items:
         return explain(items[0])
+    for answer in _json_lines(result):
+        if isinstance(answer.get("error"), str):  # a program of ours that failed says so itself
+            return answer["error"], str(answer.get("cure", ""))
     message = str(result.get("msg", "")).strip() or "the task gave no reason"
-    message += "".join(f"\n{detail}" for detail in _details(result, message))
     if result.get("cure"):
-        return message, str(result["cure"])
+        return message.removesuffix(f"({result['cure']})").strip(), str(result["cure"])
+    message += "".join(f"\n{detail}" for detail in _details(result, message))
     return _split_cure(message)
 
 
@@ -165,29 +170,30 @@ def _details(result: Mapping[str, Any], message: str) -> Iterator[str]:
             return
 
 
-def _lines(result: Mapping[str, Any], action: str) -> Iterator[str]:
-    """The lines that a result means for a person: its `line`, a JSON line's `line`, or what debug says."""
+def _lines(data: Mapping[str, Any], action: str) -> Iterator[str]:
+    """What a result says to a person: its `line`, that of JSON on its output, or what a speaking module says."""
+    result = data.get("res") or {}
     if result.get("_ansible_no_log"):
         return
     if isinstance(result.get("line"), str):
         yield result["line"]
+    if action in _PROVING_ACTIONS:
+        yield f"{data.get('host')}: {result.get('msg', '')}"
     if action in _SPEAKING_ACTIONS:
         said = result.get("msg", "")
-        yield from (
-            str(part) for part in (said if isinstance(said, Sequence) and not isinstance(said, str) else [said])
-        )
+        yield from (str(part) for part in (said if isinstance(said, list) else [said]))
+    for answer in _json_lines(result):
+        if isinstance(answer.get("line"), str):
+            yield answer["line"]
+
+
+def _json_lines(result: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The JSON objects that a program printed, one a line."""
     for text in str(result.get("stdout") or "").splitlines():
-        if text.startswith("{") and (line := _line_of_json(text)):
-            yield line
-
-
-def _line_of_json(text: str) -> str | None:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    line = value.get("line") if isinstance(value, dict) else None
-    return line if isinstance(line, str) else None
+        with suppress(ValueError):
+            value = json.loads(text)
+            if isinstance(value, dict):
+                yield value
 
 
 def _recaps(data: Mapping[str, Any]) -> Iterator[HostRecap]:

@@ -6,6 +6,7 @@ Only this module knows ansible-runner.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -156,7 +157,7 @@ class Playbook:
         project: The directory that holds site.yml.
         variables: Extra variables.
         limit: A pattern of hosts; None means all.
-        keep_log: Whether the log of a run that ended well is kept.
+        keep_logs: False removes all logs of this inventory when it ends well, for it removes all else.
     """
 
     name: str
@@ -164,7 +165,7 @@ class Playbook:
     project: Path
     variables: Mapping[str, Any] = field(default_factory=dict)
     limit: str | None = None
-    keep_log: bool = True
+    keep_logs: bool = True
 
     @property
     def file(self) -> Path:
@@ -191,8 +192,8 @@ def run_playbook(playbook: Playbook, display: Display) -> PlaybookResult:
     status: Literal["ok", "failed", "interrupted"] = "ok" if code == 0 else "failed"
     if run.interrupts.count:
         status = "interrupted"
-    if status == "ok" and not playbook.keep_log:
-        _remove(log, playbook.project / ".state")
+    if status == "ok" and not playbook.keep_logs:
+        _remove(log.parent, playbook.project / ".state")
     return PlaybookResult(
         playbook=playbook.name,
         status=status,
@@ -256,9 +257,9 @@ def _log_file(playbook: Playbook) -> Path:
     return folder / f"{playbook.name}-{stamp}.log"
 
 
-def _remove(log: Path, root: Path) -> None:
-    """Remove a log, and the folders above it up to `root` that are empty then."""
-    log.unlink(missing_ok=True)
-    for folder in (log.parent, log.parent.parent, root):
+def _remove(logs: Path, root: Path) -> None:
+    """Remove the logs, and the folders above them up to `root` that are empty then."""
+    shutil.rmtree(logs)
+    for folder in (logs.parent, root):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from icosfl.errors import RunFailed
-from icosfl.fleet.display import PlainDisplay, display_for, failure_panels, recap_table
+from icosfl.fleet.display import PlainDisplay, display_for, result_screen
 from icosfl.fleet.events import HostDone, Step, Tally
 from icosfl.fleet.runner import Playbook, PlaybookResult, run_playbook
 
@@ -116,7 +116,7 @@ def test_variables_and_limit_reach_the_playbook(project: Path, screen: Console) 
 
 
 def test_a_run_that_ended_well_can_leave_nothing_behind(project: Path, screen: Console) -> None:
-    result = run(project, "speaks", screen, keep_log=False)
+    result = run(project, "speaks", screen, keep_logs=False)
 
     assert result.log is None
     assert not (project / ".state").exists()
@@ -124,8 +124,7 @@ def test_a_run_that_ended_well_can_leave_nothing_behind(project: Path, screen: C
 
 def test_a_failure_shows_host_task_message_and_cure_and_has_the_exit_code(project: Path, screen: Console) -> None:
     result = run(project, "fails", screen)
-    screen.print(failure_panels(result))
-    screen.print(recap_table(result))
+    screen.print(result_screen(result))
 
     assert (result.status, result.exit_code) == ("failed", RunFailed.exit_code)
     [failure] = result.failures

@@ -1,0 +1,274 @@
+"""The `icosfl` command: what a person does with a fleet, each verb a few lines around `icosfl.fleet`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from icosfl.errors import IcosflError, NotReady
+from icosfl.fleet.session import DEFAULT_INVENTORY, Session
+
+NEW_MODEL_SECONDS = 30.0
+INTERRUPTED = 130
+NEXT = "next: icosfl status, icosfl watch, icosfl train, icosfl forecast"
+
+InventoryOption = Annotated[
+    str | None,
+    typer.Option("--inventory", "-i", help=f"A file, a directory or an environment; by default {DEFAULT_INVENTORY}."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+LimitOption = Annotated[str | None, typer.Option("--limit", help="Only these hosts, as Ansible's --limit.")]
+
+app = typer.Typer(
+    name="icosfl",
+    help="Turns a list of machines into a working federated-learning fleet, and keeps it working.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _options(context: typer.Context, inventory: InventoryOption = None, as_json: JsonOption = False) -> None:
+    context.obj = Session().also(inventory, as_json)
+
+
+def _session(context: typer.Context, inventory: str | None, as_json: bool) -> Session:
+    session: Session = context.obj
+    return session.also(inventory, as_json)
+
+
+def _leave(code: int) -> NoReturn:
+    raise typer.Exit(code)
+
+
+@app.command()
+def up(
+    context: typer.Context,
+    limit: LimitOption = None,
+    inventory: InventoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Deploy the fleet and start it; a second time, change only what differs."""
+    session = _session(context, inventory, as_json)
+    result = session.run("site", limit=limit)
+    code = session.tell(result)
+    if not code:
+        session.screen.print(NEXT, style="dim")
+    _leave(code)
+
+
+@app.command()
+def down(
+    context: typer.Context,
+    limit: LimitOption = None,
+    inventory: InventoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Stop every service; rows, models and configuration stay."""
+    session = _session(context, inventory, as_json)
+    _leave(session.tell(session.run("down", limit=limit)))
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    limit: LimitOption = None,
+    inventory: InventoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove every hop of the data's way, one line each."""
+    session = _session(context, inventory, as_json)
+    _leave(session.tell(session.run("verify", limit=limit)))
+
+
+@app.command()
+def reset(
+    context: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    limit: LimitOption = None,
+    inventory: InventoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Stop the fleet and remove all that it keeps on its hosts: rows, models, configuration."""
+    session = _session(context, inventory, as_json)
+    if not yes:
+        typer.confirm(f"Remove all rows, models and configuration of {session.inventory}?", abort=True, err=True)
+    confirmed = {"icosfl_reset_confirmed": True}
+    _leave(session.tell(session.run("reset", confirmed, limit=limit, keep_logs=False)))
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    config: Annotated[
+        list[str] | None,
+        typer.Option("--config", "-c", metavar="KEY=VALUE", help="Override one value of the run configuration."),
+    ] = None,
+    inventory: InventoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the global model in one federated run, and show what it is worth on every node."""
+    from icosfl.fleet.outlook import ask_all, await_new_models
+    from icosfl.fleet.rounds import parse_overrides
+    from icosfl.fleet.screens import skill_note, skill_screen
+
+    session = _session(context, inventory, as_json)
+    fleet = session.fleet()
+    overrides = parse_overrides(config or [], None)
+    variables = {"icosfl_training": {**fleet.hosts[0].training, **overrides}} if overrides else {}
+    before = {each.host: each.digest for each in ask_all(fleet)}
+    result = session.run("train", variables)
+    if result.status != "ok":
+        _leave(session.tell(result))
+    found = await_new_models(lambda: ask_all(fleet), before, NEW_MODEL_SECONDS)
+    code = session.tell(result, nodes=found)
+    session.screen.print(skill_screen(found), skill_note(), sep="\n")
+    _leave(code)
+
+
+@app.command()
+def forecast(
+    context: typer.Context,
+    host: Annotated[str | None, typer.Option("--host", help="Only this node.")] = None,
+    inventory: InventoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what every node forecasts, how sure it is, and whether it beats simple forecasts."""
+    from icosfl.fleet.outlook import ask
+    from icosfl.fleet.screens import forecast_screen, skill_note, where_to_look
+
+    session = _session(context, inventory, as_json)
+    hosts = session.hosts(host)
+    found = [ask(each) for each in hosts]
+    if session.as_json:
+        session.print_json({"nodes": found})
+    for each in found:
+        session.screen.print(forecast_screen(each))
+    session.screen.print(skill_note(), where_to_look(hosts), sep="\n")
+    _leave(NotReady.exit_code if any(each.problem for each in found) else 0)
+
+
+@app.command()
+def status(context: typer.Context, inventory: InventoryOption = None, as_json: JsonOption = False) -> None:
+    """Show what really runs: every service of every host, its store and its model. Exit code 0 means all is green."""
+    from icosfl.fleet.screens import status_screen
+    from icosfl.fleet.status import look
+
+    session = _session(context, inventory, as_json)
+    found = look(session.fleet())
+    if session.as_json:
+        session.print_json(found)
+    session.screen.print(status_screen(found))
+    _leave(0 if found.green else 1)
+
+
+@app.command()
+def watch(  # noqa: PLR0913, PLR0917 (each option is an argument)
+    context: typer.Context,
+    until_ready: Annotated[bool, typer.Option("--until-ready", help="End once every node can train.")] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", min=0, help="Give up after so many seconds; by default by what is needed."),
+    ] = None,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = 1.0,
+    inventory: InventoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch rows arrive: how many each node has, its newest values, whether it can train."""
+    from icosfl.fleet.watch import Patience, Watch, readings
+
+    session = _session(context, inventory, as_json)
+    with Watch(session.fleet()) as nodes:
+        if until_ready and timeout is None:
+            timeout = nodes.patience_seconds()
+        try:
+            session.follow(readings(nodes.read, Patience(every, until_ready, timeout)))
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED if until_ready else 0) from None
+
+
+@app.command()
+def doctor(context: typer.Context, inventory: InventoryOption = None, as_json: JsonOption = False) -> None:
+    """Look whether this machine can carry the fleet; each failure comes with its cure."""
+    from icosfl.fleet.machine import gather
+    from icosfl.fleet.preflight import examine, passed
+    from icosfl.fleet.screens import doctor_screen
+
+    session = _session(context, inventory, as_json)
+    checks = examine(gather(session.fleet()))
+    if session.as_json:
+        session.print_json({"passed": passed(checks), "checks": checks})
+    session.screen.print(doctor_screen(checks))
+    _leave(0 if passed(checks) else 1)
+
+
+@app.command()
+def replay(  # noqa: PLR0913, PLR0917 (each option is an argument)
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A CSV file with a column time or time_ms and one column a metric.")],
+    to: Annotated[str, typer.Option("--to", metavar="HOST", help="The node that shall get the rows.")],
+    speed: Annotated[
+        float, typer.Option("--speed", min=0, help="1: in true time; 60: a minute a second; 0: at once.")
+    ] = 1.0,
+    service: Annotated[
+        str | None, typer.Option("--service", help="Send as this service.name, to go through its rule of the bridge.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="COLUMN[=METRIC]", help="Send only these columns, as these metrics."),
+    ] = None,
+    keep_times: Annotated[
+        bool, typer.Option("--keep-times", help="Keep the recorded times; else the trace ends now.")
+    ] = False,
+    inventory: InventoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send a recorded trace to a node's bridge, down the same way as its live metrics."""
+    from icosfl.collect import replay as trace
+    from icosfl.config import Endpoint
+
+    session = _session(context, inventory, as_json)
+    [host] = session.hosts(to)
+    done = trace.replay(
+        file,
+        Endpoint(host.listen, host.ports["otlp"]),
+        host=host.name,
+        speed=speed,
+        service_name=service or trace.REPLAY_SERVICE,
+        columns=dict(_pair(each) for each in column) if column else None,
+        rebase=not keep_times,
+        progress=session.counter(),
+    )
+    if session.as_json:
+        session.print_json(done)
+    session.screen.print(f"{done.rows} of {done.total} rows acknowledged by {host.name}, {done.points} values")
+    if done.rejected:
+        session.screen.print(f"{done.rejected} values were not taken: {done.reason}", style="yellow")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    column, found, metric = text.rpartition("=")
+    return (column, metric) if found else (text, text)
+
+
+def main() -> None:
+    """Run the command; what goes wrong is one message with its cure, and the error's exit code."""
+    try:
+        app()
+    except IcosflError as error:
+        complain = Console(stderr=True, highlight=False, soft_wrap=True)
+        complain.print(Text.assemble(("icosfl: ", "bold red"), error.message))
+        if error.cure:
+            complain.print(Text.assemble(("cure: ", "cyan"), error.cure))
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

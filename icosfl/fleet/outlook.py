@@ -1,0 +1,87 @@
+"""What every node's forecast service says, for people and programs that look at the whole fleet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from icosfl.errors import IcosflError
+from icosfl.fleet.inventory import Fleet, Host
+from icosfl.fleet.status import ELSEWHERE
+from icosfl.serve.client import read_forecast, read_readiness
+from icosfl.serve.values import ForecastPage, StoreState
+
+ASK_SECONDS = 5.0
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """A node's forecasts and store; without them, why there are none.
+
+    Args:
+        host: The node.
+        page: Its forecasts; None when its service does not answer.
+        store: What its store holds; None when that is not known.
+        problem: Why there are no forecasts; "" when there are.
+    """
+
+    host: str
+    page: ForecastPage | None
+    store: StoreState | None
+    problem: str
+
+    @property
+    def digest(self) -> str:
+        """The digest of the model that answers; "" without one."""
+        return self.page.model.digest if self.page is not None and self.page.model is not None else ""
+
+
+def ask(host: Host) -> Outlook:
+    """Ask one node; one that does not answer is told with the reason."""
+    if not host.is_local:
+        return Outlook(host.name, None, None, ELSEWHERE)
+    try:
+        page = read_forecast(host.endpoint("forecast"), ASK_SECONDS)
+        store = read_readiness(host.endpoint("forecast"), ASK_SECONDS).store
+    except IcosflError as error:
+        return Outlook(host.name, None, None, str(error))
+    problem = "" if page.forecasts else "; ".join(page.reasons) or "it has no forecasts and does not say why"
+    return Outlook(host.name, page, store, problem)
+
+
+def ask_all(fleet: Fleet) -> tuple[Outlook, ...]:
+    """Ask every node of the fleet at the same time."""
+    with ThreadPoolExecutor(max_workers=max(len(fleet.hosts), 1)) as pool:
+        return tuple(pool.map(ask, fleet.hosts))
+
+
+def await_new_models(
+    look: Callable[[], tuple[Outlook, ...]],
+    before: Mapping[str, str],
+    timeout: float,
+    *,
+    wait: Callable[[float], object] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[Outlook, ...]:
+    """Look until every node that answers has another model than before, at most `timeout` seconds.
+
+    Args:
+        look: Asks every node.
+        before: The digest of each node's model before the run.
+        timeout: Seconds.
+        wait: Waits so many seconds.
+        clock: Seconds that only ascend.
+
+    Returns:
+        What they said last; a node that the run left out still has its model of before.
+    """
+    deadline = clock() + timeout
+    while True:
+        found = look()
+        old = [each for each in found if each.page is not None and each.digest in {"", before.get(each.host, "")}]
+        if not old or clock() >= deadline:
+            return found
+        wait(POLL_SECONDS)

@@ -1,0 +1,232 @@
+"""What the command line shows: values as tables for people. Nothing here asks anybody anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from icosfl.fleet.inventory import Host
+from icosfl.fleet.outlook import Outlook
+from icosfl.fleet.preflight import Check
+from icosfl.fleet.status import FleetStatus, HostStatus, ServiceStatus
+from icosfl.fleet.watch import Reading, Value
+from icosfl.serve.values import Forecast, Readiness
+
+BASELINES = ("persistence", "moving_average", "ar")
+HEADINGS = {"persistence": "persistence", "moving_average": "moving average", "ar": "AR"}
+UNITS = {"1": "", "MiBy": "MiB"}  # UCUM as people write it
+LEVELS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """A value in its unit, to about three places; `-` when there is none."""
+    if value is None:
+        return "-"
+    places = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2
+    return f"{value:.{places}f} {UNITS.get(unit, unit)}".strip()
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: `0.8 s`, `15 s`, `5 min`, `2 h 10 min`, `3 d 4 h`."""
+    if seconds is None:
+        return "-"
+    if seconds < MINUTE:
+        return f"{seconds:.1f} s" if seconds % 1 and seconds < 10 else f"{seconds:.0f} s"
+    if seconds < HOUR:
+        return _two(seconds, MINUTE, "min", 1, "s")
+    return _two(seconds, HOUR, "h", MINUTE, "min") if seconds < DAY else _two(seconds, DAY, "d", HOUR, "h")
+
+
+def _two(seconds: float, large: int, large_name: str, small: int, small_name: str) -> str:
+    whole, rest = divmod(int(seconds), large)
+    rest //= small
+    return f"{whole} {large_name} {rest} {small_name}" if rest else f"{whole} {large_name}"
+
+
+def _grid(*columns: str) -> Table:
+    """A table without lines; > after a name puts it to the right, and only the last column may wrap."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for place, column in enumerate(columns, 1):
+        table.add_column(
+            column.removesuffix(">"),
+            justify="right" if column.endswith(">") else "left",
+            no_wrap=place < len(columns),
+            overflow="fold",
+        )
+    return table
+
+
+def status_screen(status: FleetStatus) -> RenderableType:
+    """Every host with its services."""
+    return Group(*(part for host in status.hosts for part in _host(host)), _summary(status))
+
+
+def _host(host: HostStatus) -> Iterator[RenderableType]:
+    colour = "green" if host.green else "yellow" if host.condition == "unreachable from here" else "bold red"
+    yield Text.assemble((host.host, "bold"), "  ", (host.condition, colour), "  ", _node(host.readiness))
+    if not host.services:
+        yield Text(f"  {host.reason}\n", style="dim")
+        return
+    table = _grid("  service", "state", "pid>", "up>", "ports", "")
+    for service in host.services:
+        table.add_row(f"  {service.name}", *_service(service))
+    yield table
+    yield Text("")
+
+
+def _service(service: ServiceStatus) -> tuple[RenderableType, ...]:
+    return (
+        Text(service.state, style="green" if service.green else "bold red"),
+        str(service.pid or "-"),
+        duration(service.uptime_seconds) if service.pid else "-",
+        ", ".join(str(port) for port in service.ports.values()),
+        Text(service.problem, style="red"),
+    )
+
+
+def _node(readiness: Readiness | None) -> Text:
+    if readiness is None:
+        return Text("")
+    parts = []
+    if readiness.store is not None:
+        age = duration(readiness.store.age_seconds)
+        parts.append(f"{readiness.store.rows} rows, newest {age} old")
+    if readiness.model is not None:
+        parts.append(f"model {readiness.model.digest[:12]}, round {readiness.model.round}")
+    else:
+        parts.append("no model yet")
+    return Text(" · ".join(parts), style="dim")
+
+
+def _summary(status: FleetStatus) -> Text:
+    if status.green:
+        return Text(f"{status.environment}: green, every service runs and works", style="green")
+    named = ", ".join(host.host for host in status.hosts if not host.green)
+    return Text(f"{status.environment}: not green: {named}", style="bold red")
+
+
+def watch_screen(readings: Sequence[Reading]) -> RenderableType:
+    """Rows and newest values of every node."""
+    series = [value.series for value in max((reading.values for reading in readings), key=len, default=())]
+    table = _grid("host", "rows>", "", "age>", *(f"{name}>" for name in series), "")
+    for reading in readings:
+        values = {value.series: value for value in reading.values}
+        bar = ProgressBar(total=reading.needed, completed=min(reading.rows, reading.needed), width=20)
+        note = Text("ready to train", style="green") if reading.ready else Text(reading.reason, style="yellow")
+        cells = [_value(values.get(name)) for name in series]
+        table.add_row(
+            reading.host, f"{reading.rows}/{reading.needed}", bar, duration(reading.age_seconds), *cells, note
+        )
+    return table
+
+
+def watch_line(readings: Sequence[Reading]) -> str:
+    """The same in one line, for logs."""
+    return "rows: " + " · ".join(
+        f"{reading.host} {reading.rows}/{reading.needed}{' ready' if reading.ready else ''}" for reading in readings
+    )
+
+
+def _value(value: Value | None) -> str:
+    return number(value.value, value.unit) if value is not None else "-"
+
+
+def doctor_screen(checks: Sequence[Check]) -> RenderableType:
+    """Every check, and under each that is not ok its cure."""
+    table = _grid("check", "", "found")
+    for check in checks:
+        found = Text(check.found)
+        if check.cure and check.level != "ok":
+            found.append(f"\ncure: {check.cure}", style="cyan")
+        table.add_row(check.name, Text(check.level, style=LEVELS[check.level]), found)
+    return table
+
+
+def forecast_screen(outlook: Outlook) -> RenderableType:
+    """A node's forecasts beside what was measured, and how good they are."""
+    page, store = outlook.page, outlook.store
+    title = Text.assemble((outlook.host, "bold"), f"  {store.rows} rows stored" if store else "")
+    if page is not None and page.model is not None:
+        title.append(f"  model {page.model.digest[:12]}, round {page.model.round}", style="dim")
+    if page is None or not page.forecasts:
+        return Group(title, Text(f"  no forecast: {outlook.problem}\n", style="yellow"))
+    share = f"{page.interval:.0%} interval>"
+    table = _grid("  series", "last>", "ahead>", "forecast>", share, *(f"vs {HEADINGS[name]}>" for name in BASELINES))
+    for _, group in groupby(page.forecasts, key=lambda forecast: forecast.series):
+        for index, forecast in enumerate(group):
+            table.add_row(*_forecast(forecast, first=index == 0))
+    notes = [*(f"{item.series}: not forecast: {item.reason}" for item in page.omitted), *page.warnings]
+    return Group(title, table, *(Text(f"  {note}", style="dim") for note in notes), Text(""))
+
+
+def _forecast(forecast: Forecast, *, first: bool) -> Iterator[RenderableType]:
+    yield f"  {forecast.series}" if first else ""
+    yield number(forecast.last, forecast.unit) if first else ""
+    yield duration(forecast.horizon_seconds)
+    yield number(forecast.value, forecast.unit)
+    lower, upper = number(forecast.lower), number(forecast.upper)
+    yield f"{lower} … {upper}" if forecast.lower is not None and forecast.upper is not None else "-"
+    for baseline in BASELINES:
+        yield skill(forecast.skill.get(baseline))
+
+
+def skill(value: float | None) -> Text:
+    """A skill with its sign: green where the model beats the baseline, red where it does not."""
+    if value is None:
+        return Text("-", style="dim")
+    return Text(f"{value:+.2f}", style="green" if value > 0 else "red")
+
+
+def skill_note() -> Text:
+    """What the numbers mean."""
+    return Text(
+        "vs: skill = 1 - RMSE of the model / RMSE of the baseline, on this node's newest rows, which the model "
+        "was not taught; below 0 the baseline is better.",
+        style="dim",
+    )
+
+
+def skill_screen(outlooks: Iterable[Outlook]) -> RenderableType:
+    """For each node how many of its forecasts beat each baseline."""
+    table = _grid("node", "model", "measured on>", *(f"beats {HEADINGS[baseline]}>" for baseline in BASELINES))
+    for outlook in outlooks:
+        page = outlook.page
+        if page is None or page.evaluation is None or page.model is None:
+            table.add_row(outlook.host, Text(outlook.problem or "not measured yet", style="yellow"))
+            continue
+        table.add_row(
+            outlook.host,
+            f"{page.model.digest[:12]}, round {page.model.round}",
+            f"{page.evaluation.validation_windows} windows",
+            *(beaten(page.forecasts, baseline) for baseline in BASELINES),
+        )
+    return table
+
+
+def beaten(forecasts: Sequence[Forecast], baseline: str) -> str:
+    """`7 of 9`: in how many of the forecasts that could be measured the model beats the baseline."""
+    skills = [value for forecast in forecasts if (value := forecast.skill.get(baseline)) is not None]
+    return f"{sum(value > 0 for value in skills)} of {len(skills)}" if skills else "-"
+
+
+def where_to_look(hosts: Iterable[Host]) -> RenderableType:
+    """Where each node answers, and what to ask next."""
+    table = _grid("where to look next", "forecasts as JSON", "as Prometheus series", "logs")
+    for host in hosts:
+        url = f"http://{host.endpoint('forecast')}"
+        table.add_row(f"  {host.name}", f"{url}/v1/forecast", f"{url}/metrics", _short(host.paths["log"]))
+    services = Text("  what runs: icosfl status · live values: icosfl watch · every hop: icosfl verify")
+    return Group(table, services)
+
+
+def _short(path: Path) -> str:
+    """A path from where the user stands, if it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
