@@ -9,7 +9,8 @@ from icosfl.config import NodeConfig
 from icosfl.schema import Rows
 from icosfl.serve.measure import Measured
 from icosfl.serve.metrics import Counts
-from icosfl.serve.predict import Outlook, Predictor
+from icosfl.serve.predict import Outlook
+from icosfl.serve.predictor import Predictor
 from icosfl.serve.values import ForecastPage, Readiness, StoreState, to_datetime
 from icosfl.store.base import StoreInfo
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from icosfl.config import NodeConfig, schema_of
 from icosfl.errors import CheckpointError, DataError
-from icosfl.serve.predict import Predictor
+from icosfl.serve.predictor import Predictor
 from icosfl.train.artifact import latest_digest, load_latest
 
 if TYPE_CHECKING:

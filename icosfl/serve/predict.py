@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icosfl.config import NodeConfig
-from icosfl.errors import CheckpointError, NotReady, SchemaMismatch
+from icosfl.errors import NotReady
 from icosfl.process.clean import NANOSECONDS
 from icosfl.process.windows import LatestWindow
 from icosfl.schema import Rows, Schema, Values
 from icosfl.serve.limits import limits_of
-from icosfl.serve.measure import Measured, measure, part_of, restore
-from icosfl.serve.values import Forecast, ModelInfo, Omitted, finite, to_datetime
+from icosfl.serve.measure import Measured
+from icosfl.serve.values import Forecast, Omitted, finite, to_datetime
 from icosfl.train.artifact import Artifact
 from icosfl.train.baselines import AR, NAMES, Baselines
-from icosfl.train.local import Plan, cut, newest_window, select
+from icosfl.train.local import Plan, newest_window
 
 if TYPE_CHECKING:
-    from icosfl.train.evaluation import Evaluation
     from icosfl.train.scores import Score
 
 MODEL = "model"
@@ -45,112 +41,6 @@ class Outlook:
     last_time: int
     forecasts: tuple[Forecast, ...]
     omitted: tuple[Omitted, ...]
-
-
-class Predictor:
-    """A model of the fleet, ready to forecast on one node. Building the first one imports torch.
-
-    Args:
-        artifact: The model.
-        schema: The series of the node's rows.
-        node: Tells the node's sampling period and the longest gap that is bridged.
-        saved: What the node measured of the model when it was handed out, if it did.
-
-    Attributes:
-        info: What is told of the model.
-        plan: How it looks at rows.
-        handed: What `saved` says, if it belongs to the model.
-
-    Raises:
-        SchemaMismatch: the node keeps other series, units or another period than the model was taught.
-        CheckpointError: the model does not say properly when it was made.
-    """
-
-    def __init__(self, artifact: Artifact, schema: Schema, node: NodeConfig, saved: Evaluation | None) -> None:
-        from icosfl.train.model import build, load_arrays
-
-        check_fit(artifact, schema, node.period_seconds)
-        self.info = info_of(artifact)
-        self.plan = Plan(
-            artifact.schema.names, artifact.window, artifact.horizons, node.period_seconds, node.max_gap_seconds
-        )
-        self._artifact = artifact
-        self._schema = schema
-        self._least_cutoff = saved.cutoff_ns if saved else 0
-        self._network = build(artifact.shape, seed=0)
-        load_arrays(self._network, artifact.arrays)
-        self._network.eval()
-        self.handed = restore(saved, artifact) if saved else None
-
-    @property
-    def rows_wanted(self) -> int:
-        """How many of the newest rows a forecast needs, with some to spare for jitter and half filled rows."""
-        return 2 * self.plan.window + math.ceil(self.plan.max_gap_ns / self.plan.period_ns)
-
-    def outlook(self, rows: Rows, measured: Measured | None) -> Outlook:
-        """Forecast from the node's newest rows.
-
-        Args:
-            rows: `rows_wanted` of them or more, in the node's schema; or all that there are.
-            measured: How good the model is on this node; without it there are no intervals, no skill and no AR.
-
-        Raises:
-            NotReady: no series can be forecast: too few rows, or a gap among the newest.
-        """
-        from icosfl.train.loop import predict
-
-        newest = window_of(rows, self._schema, self.plan)
-        values = predict(self._network, self._artifact.scaler, newest.inputs)[0]
-        seen = select(rows, self._schema, self.plan.names).values[-self.plan.window :]
-        return state(self._artifact, newest, values, seen, measured)
-
-    def measure(self, rows: Rows, now: datetime) -> Measured:
-        """Measure the model on the node's own rows, all of them.
-
-        Raises:
-            NotReady: there are too few rows, before or after the cutoff.
-        """
-        kept, cutoff = part_of(rows, self._artifact, self._least_cutoff)
-        prepared = cut(kept, self._schema, self.plan, cutoff)
-        return measure(self._network, self._artifact, prepared, int(kept.times[-1]), now)
-
-
-def check_fit(artifact: Artifact, schema: Schema, period_seconds: float) -> None:
-    """Make sure that a model can forecast from the rows of a node.
-
-    Raises:
-        SchemaMismatch: the node keeps other series, units or another period than the model was taught.
-    """
-    cure = "train again: icosfl train"
-    if artifact.period_seconds != period_seconds:
-        raise SchemaMismatch(
-            f"the model was taught rows every {artifact.period_seconds:g} s, "
-            f"this node keeps one every {period_seconds:g} s",
-            cure=cure,
-        )
-    units = dict(zip(schema.names, schema.units, strict=True))
-    for series in artifact.schema.series:
-        if units.get(series.name) != series.unit:
-            kept = f"in {units[series.name]}" if series.name in units else "not at all"
-            raise SchemaMismatch(
-                f"the model was taught {series.name} in {series.unit}, this node keeps it {kept}", cure=cure
-            )
-
-
-def info_of(artifact: Artifact) -> ModelInfo:
-    """Return what is told of a model.
-
-    Raises:
-        CheckpointError: the model does not say properly when it was made.
-    """
-    try:
-        created = datetime.fromisoformat(artifact.created)
-    except ValueError as error:
-        raise CheckpointError(
-            f"the model says {artifact.created!r} for when it was made", cure="train again"
-        ) from error
-    moment = created.replace(tzinfo=UTC) if created.tzinfo is None else created.astimezone(UTC)
-    return ModelInfo(artifact.digest, artifact.run, artifact.round, artifact.nodes, moment)
 
 
 def window_of(rows: Rows, schema: Schema, plan: Plan) -> LatestWindow:

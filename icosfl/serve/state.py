@@ -19,7 +19,7 @@ from icosfl.serve.known import Known, forecast_page, readiness
 from icosfl.serve.measure import Measured
 from icosfl.serve.metrics import Counts
 from icosfl.serve.models import ModelWatch
-from icosfl.serve.predict import Predictor
+from icosfl.serve.predictor import Predictor
 from icosfl.serve.values import ForecastPage, Readiness, to_datetime
 from icosfl.store.base import Position, SeriesStore, StoreInfo
 

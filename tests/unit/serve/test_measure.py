@@ -11,7 +11,7 @@ from icosfl.errors import NotReady
 from icosfl.schema import Rows
 from icosfl.serve import measure
 from icosfl.serve.measure import part_of
-from icosfl.serve.predict import Predictor
+from icosfl.serve.predictor import Predictor
 from icosfl.serve.values import to_datetime
 from icosfl.train.artifact import Artifact
 from icosfl.train.baselines import Baselines

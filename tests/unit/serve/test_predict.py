@@ -11,7 +11,8 @@ from icosfl.config import NodeConfig, schema_of
 from icosfl.errors import CheckpointError, NotReady, SchemaMismatch
 from icosfl.process.scale import Scaler
 from icosfl.schema import Rows, Schema, Series
-from icosfl.serve.predict import Outlook, Predictor
+from icosfl.serve.predict import Outlook
+from icosfl.serve.predictor import Predictor
 from icosfl.serve.values import Forecast, to_datetime
 from icosfl.train.artifact import Artifact
 
