@@ -1,7 +1,6 @@
 """Brings the services of one host into a wanted state with supervisord: started, converged, stopped or absent.
 
-Every function first finds out what there is to do, and does nothing but say so when `check` is set. Its second call
-finds nothing.
+Every function first plans, and when `check` is set does nothing but return the plan. A second call finds nothing to do.
 """
 
 from __future__ import annotations
@@ -11,26 +10,26 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 
-from icosfl.errors import ConfigError, RunFailed
+from icosfl.errors import ConfigError
+from icosfl.fleet.bring_up import await_health, by_priority, repair, restart
 from icosfl.fleet.daemon import exclusive, forget, start_daemon, stop_daemon, translated, write
 from icosfl.fleet.definition import Layout, content_digest, masked, program_text
-from icosfl.fleet.health import wait_until_healthy
 from icosfl.fleet.ports import Family, refuse_foreign, stop_strays
 from icosfl.fleet.service import Service
-from icosfl.fleet.supervisor import Status, Supervisor, connect, last_exit, last_lines
+from icosfl.fleet.supervisor import Status, Supervisor, connect
 
 _DAEMON = "supervisord"
-_LOG_LINES = 15
 _DAEMON_STOP_SECONDS = 30.0
+_UNKNOWN_STOP_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
     """A program section before and after, without secrets; "" where there is none."""
 
+    name: str
     path: str
     before: str
     after: str
@@ -40,8 +39,8 @@ class Rewritten:
 class Outcome:
     """What was done, or in check mode what would be, by the services' names.
 
-    `outdated` run by an older definition than the one on disk and await `converge`. `statuses` are of the services
-    asked for.
+    `outdated` are all services of the host that run by an older definition than the one on disk and await `converge`.
+    `statuses` are of the services asked for.
     """
 
     started: tuple[str, ...] = ()
@@ -70,36 +69,29 @@ def start(layout: Layout, services: Collection[Service], *, check: bool) -> Outc
         RunFailed: A service does not start to work; gives the end of its log.
         Unavailable: Supervisord does not answer.
     """
-    if not check:
-        for service in services:
+    for service in services:
+        if not check:
             _refuse_unusable(service)
     texts = {
         service.name: program_text(service, layout, content_digest(service, missing_ok=check)) for service in services
     }
     with _connected(layout) as supervisor:
-        statuses = supervisor.statuses() if supervisor else {}
-        reloaded = supervisor.reload().changed if supervisor else frozenset()
-        rewritten = tuple(_rewritten(layout, texts))
-        differs = reloaded | {Path(each.path).stem for each in rewritten}
-        up = {name for name in texts if name in statuses and statuses[name].up}
-        plan = Outcome(
-            started=tuple(service.name for service in services if service.name not in up),
-            outdated=tuple(service.name for service in services if service.name in up & differs),
-            rewritten=rewritten,
-        )
+        plan = _plan_start(layout, supervisor, texts)
         touched = {*plan.started, *plan.outdated}
         _free_ports(layout, supervisor, [service for service in services if service.name in touched], check=check)
-        if check:
-            return plan
-    restarted = _start(layout, services, texts, plan) if plan.changed else _restart_broken(layout, services)
-    with _connected(layout) as supervisor:
-        now = supervisor.statuses() if supervisor else {}
+    if check:
+        return plan
+    if plan.changed:
+        restarted = _start(layout, services, texts, plan)
+    else:
+        with _running(layout) as supervisor:
+            restarted = tuple(name for service in services for name in repair(supervisor, service))
     return Outcome(
-        plan.started,
-        restarted,
+        started=tuple(service.name for service in services if service.name in plan.started),
+        restarted=restarted,
         outdated=plan.outdated,
-        rewritten=rewritten,
-        statuses=tuple(now[service.name] for service in services if service.name in now),
+        rewritten=plan.rewritten,
+        statuses=_statuses(layout, [service.name for service in services]),
     )
 
 
@@ -112,21 +104,18 @@ def converge(layout: Layout, *, check: bool) -> Outcome:
         Unavailable: Supervisord does not answer.
     """
     with _connected(layout) as supervisor:
-        if supervisor is None:
-            return Outcome()
-        changed = supervisor.reload().changed
+        changed = supervisor.reload().changed if supervisor else frozenset()
         services = [service for service in layout.installed() if service.name in changed]
-        outcome = Outcome(restarted=tuple(service.name for service in services))
-        if check or not services:
-            return outcome
+        plan = Outcome(restarted=tuple(service.name for service in services))
+        if check or not services or not supervisor:
+            return plan
         _free_ports(layout, supervisor, services, check=False)
         with exclusive(layout):
-            for group in _by_priority(services):
-                _restart(supervisor, group)
+            for group in by_priority(services):
+                restart(supervisor, group)
                 for service in group:
-                    _await(supervisor, service)
-        now = supervisor.statuses()
-    return Outcome(restarted=outcome.restarted, statuses=tuple(now[name] for name in outcome.restarted))
+                    await_health(supervisor, service)
+    return Outcome(restarted=plan.restarted, statuses=_statuses(layout, plan.restarted))
 
 
 def stop(layout: Layout, names: Collection[str] | None, *, remove: bool, check: bool) -> Outcome:
@@ -144,86 +133,68 @@ def stop(layout: Layout, names: Collection[str] | None, *, remove: bool, check: 
     """
     installed = {service.name: service for service in layout.installed()}
     with _connected(layout) as supervisor:
-        statuses = supervisor.statuses() if supervisor else {}
-        family = Family(layout, supervisor.pid() if supervisor else 0)
-        enabled = {*layout.programs(), *statuses}
-        known = enabled | set(installed)
-        wanted = known if names is None else known & set(names)
-        last = not enabled - wanted
-        strays = family.strays() if last else []
-        gone = last and (supervisor is not None or bool(strays))
-        forgotten = last and remove and wanted >= set(installed) and layout.supervisor.exists()
-        outcome = Outcome(
-            stopped=(*sorted(wanted & enabled), *([_DAEMON] if gone else [])),
-            removed=(*sorted(wanted), *([_DAEMON] if forgotten else [])) if remove else (),
-        )
-        if check or not outcome.changed:
-            return outcome
+        known = set(supervisor.statuses()) if supervisor else set()
+        enabled = known.union(layout.programs())
+        wanted = enabled.union(installed) if names is None else enabled.union(installed).intersection(names)
+        last = enabled <= wanted
+        removed = wanted if remove else None
+        plan = _plan_stop(layout, supervisor, wanted & enabled, removed, last=last)
+        if check or not plan.changed:
+            return plan
         with exclusive(layout):
-            if supervisor:
-                for group in reversed(list(_by_priority(_described(installed, wanted & set(statuses))))):
-                    supervisor.stop([service.name for service in group], max(service.stop_seconds for service in group))
+            for group, seconds in _order_of_stop(installed, wanted & known):
+                if supervisor:
+                    supervisor.stop(group, seconds)
             _delete(layout, wanted, remove=remove)
-            if last and supervisor:
-                stop_daemon(layout, supervisor, _DAEMON_STOP_SECONDS)
             if last:
-                stop_strays(Family(layout, 0).strays())
-            if forgotten:
+                _end(layout, supervisor)
+            if _DAEMON in plan.removed:
                 forget(layout)
-    return outcome
+    return plan
+
+
+def _plan_start(layout: Layout, supervisor: Supervisor | None, texts: Mapping[str, str]) -> Outcome:
+    statuses = supervisor.statuses() if supervisor else {}
+    loaded_differently = supervisor.reload().changed if supervisor else frozenset()
+    rewritten = tuple(_rewritten(layout, texts))
+    up = {name for name in texts if name in statuses and statuses[name].up}
+    differently = up.intersection(loaded_differently.union(each.name for each in rewritten))
+    return Outcome(
+        started=tuple(name for name in texts if name not in up),
+        outdated=tuple(sorted(differently | (loaded_differently - set(texts)))),
+        rewritten=rewritten,
+    )
+
+
+def _plan_stop(
+    layout: Layout, supervisor: Supervisor | None, stopped: set[str], removed: set[str] | None, *, last: bool
+) -> Outcome:
+    family = Family(layout, supervisor.pid() if supervisor else 0)
+    ends = last and (supervisor is not None or bool(family.strays()))
+    described = {service.name for service in layout.installed()}
+    forgotten = last and removed is not None and described <= removed and (ends or layout.supervisor.exists())
+    return Outcome(
+        stopped=(*sorted(stopped), *([_DAEMON] if ends else [])),
+        removed=(*sorted(removed or ()), *([_DAEMON] if forgotten else [])),
+    )
 
 
 def _start(layout: Layout, services: Collection[Service], texts: Mapping[str, str], plan: Outcome) -> tuple[str, ...]:
     """Write and start group by group; return those that ran already but did not work and were restarted."""
     restarted: list[str] = []
     with exclusive(layout), _running(layout) as supervisor:
-        for group in _by_priority(services):
+        for group in by_priority(services):
             for service in group:
                 write(layout.description(service.name), json.dumps(service.description_dict(), indent=2) + "\n")
                 write(layout.program(service.name), texts[service.name])
             supervisor.reload()
-            _restart(supervisor, [service for service in group if service.name in plan.started])
+            restart(supervisor, [service for service in group if service.name in plan.started])
             for service in group:
                 if service.name in plan.started:
-                    _await(supervisor, service)
+                    await_health(supervisor, service)
                 elif service.name not in plan.outdated:
-                    restarted += _repair(supervisor, service)
+                    restarted += repair(supervisor, service)
     return tuple(restarted)
-
-
-def _restart_broken(layout: Layout, services: Collection[Service]) -> tuple[str, ...]:
-    with _running(layout) as supervisor:
-        return tuple(name for service in services for name in _repair(supervisor, service))
-
-
-def _repair(supervisor: Supervisor, service: Service) -> list[str]:
-    """Restart a service that runs but does not work."""
-    if wait_until_healthy(service.health, lambda: supervisor.status(service.name)).healthy:
-        return []
-    _restart(supervisor, [service])
-    _await(supervisor, service)
-    return [service.name]
-
-
-def _restart(supervisor: Supervisor, services: Collection[Service]) -> None:
-    if services:
-        supervisor.stop([service.name for service in services], max(service.stop_seconds for service in services))
-    for service in services:
-        supervisor.start(service.name)
-
-
-def _await(supervisor: Supervisor, service: Service) -> None:
-    verdict = wait_until_healthy(service.health, lambda: supervisor.status(service.name))
-    if verdict.healthy:
-        return
-    layout, log = supervisor.layout, supervisor.layout.log(service.name)
-    ended = last_exit(layout, service.name) if verdict.ended else ""
-    reason = f"it ended ({ended or verdict.reason}) while it was to start" if verdict.ended else verdict.reason
-    lines = "".join(f"\n    {line}" for line in last_lines(layout, service.name, _LOG_LINES)) or " nothing"
-    raise RunFailed(
-        f"service {service.name}: {reason}. Its log ends with:{lines}",
-        cure=f"correct what {log} says, then run the playbook again",
-    )
 
 
 def _free_ports(layout: Layout, supervisor: Supervisor | None, services: Iterable[Service], *, check: bool) -> None:
@@ -253,7 +224,7 @@ def _rewritten(layout: Layout, texts: Mapping[str, str]) -> Iterator[Rewritten]:
         with translated(path):
             before = path.read_text("utf-8") if path.exists() else ""
         if before != after:
-            yield Rewritten(str(path), masked(before), masked(after))
+            yield Rewritten(name, str(path), masked(before), masked(after))
 
 
 def _delete(layout: Layout, names: Iterable[str], *, remove: bool) -> None:
@@ -266,18 +237,26 @@ def _delete(layout: Layout, names: Iterable[str], *, remove: bool) -> None:
                     log.unlink(missing_ok=True)
 
 
-def _by_priority(services: Iterable[Service]) -> Iterator[list[Service]]:
-    ordered = sorted(services, key=lambda service: service.priority)
-    return (list(group) for _, group in groupby(ordered, key=lambda service: service.priority))
-
-
-def _described(installed: Mapping[str, Service], names: Iterable[str]) -> list[Service]:
+def _order_of_stop(installed: Mapping[str, Service], names: Collection[str]) -> Iterator[tuple[list[str], float]]:
+    """Give groups of services and how long each group may take; first those that nothing describes."""
     unknown = [name for name in names if name not in installed]
     if unknown:
-        raise ConfigError(
-            f"service {unknown[0]} runs here, but nothing describes it", cure="deploy it again, then stop it"
-        )
-    return [installed[name] for name in names]
+        yield unknown, _UNKNOWN_STOP_SECONDS
+    for group in reversed(list(by_priority(installed[name] for name in names if name in installed))):
+        yield [service.name for service in group], max(service.stop_seconds for service in group)
+
+
+def _end(layout: Layout, supervisor: Supervisor | None) -> None:
+    """End supervisord, and whatever a killed one left behind."""
+    if supervisor:
+        stop_daemon(layout, supervisor, _DAEMON_STOP_SECONDS)
+    stop_strays(Family(layout, 0).strays())
+
+
+def _statuses(layout: Layout, names: Collection[str]) -> tuple[Status, ...]:
+    with _connected(layout) as supervisor:
+        statuses = supervisor.statuses() if supervisor else {}
+    return tuple(statuses[name] for name in names if name in statuses)
 
 
 @contextmanager

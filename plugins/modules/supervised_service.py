@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib  # type: ignore[import-untyped]
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 DOCUMENTATION = r"""
 module: supervised_service

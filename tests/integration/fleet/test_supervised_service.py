@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -284,6 +285,28 @@ def test_supervisord_whose_directory_was_deleted_is_replaced(host: Host) -> None
     assert not again.failed, again["msg"]
     assert host.supervisor_pid() != old
     assert host.says("one") == "hello"
+
+
+def test_host_whose_root_was_deleted_while_it_ran_can_be_removed(host: Host) -> None:
+    host.start(host.service("one"))
+    shutil.rmtree(host.root)
+
+    rehearsed = host.stop(state="absent", check=True)
+    absent = host.stop(state="absent")
+
+    assert rehearsed["stopped"] == absent["stopped"] == ["supervisord"]
+    assert host.processes() == []
+    assert not host.root.exists()
+
+
+def test_pending_restart_is_seen_by_whoever_deploys_next(host: Host) -> None:
+    one = host.service("one")
+    host.start(one)
+    host.start(one | {"environment": {"GREETING": "moin"}})
+
+    other = host.start(host.service("two"))
+
+    assert other["outdated"] == ["one"]
 
 
 def test_port_that_a_dead_service_s_child_holds_is_taken_back(host: Host) -> None:
