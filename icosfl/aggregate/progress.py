@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from icosfl.errors import RunFailed
@@ -101,7 +101,7 @@ class RoundDone:
     examples: int
     seconds: float
     digest: str
-    evaluation: dict[str, JsonValue]
+    evaluation: dict[str, Any]
     event: Literal["round"] = "round"
 
     @property

@@ -15,7 +15,7 @@ from pathlib import Path
 import tomli_w
 
 from icosfl.config import search_path
-from icosfl.errors import NotReady, RunFailed, Unavailable, UserError
+from icosfl.errors import RunFailed, Unavailable, UserError
 
 # Nothing is reported to anyone, and what is said is UTF-8 wherever it is said.
 ENVIRONMENT = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "NO_COLOR": "1", "PYTHONUTF8": "1"}
@@ -119,18 +119,6 @@ class Flower:
         return Unavailable(
             f"the SuperLink of connection {self.connection} does not answer: {why}",
             cure="look at `icosfl status`; site.yml starts it",
-        )
-
-
-def require_nodes(online: int, expected: int) -> None:
-    """Make sure that as many SuperNodes are online as are expected.
-
-    Raises:
-        NotReady: there are fewer.
-    """
-    if online < expected:
-        raise NotReady(
-            f"{online} of {expected} SuperNodes are online", cure="look at `icosfl status`; site.yml starts the missing"
         )
 
 

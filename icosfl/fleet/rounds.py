@@ -16,12 +16,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from icosfl.aggregate.progress import Event, Failed, Finished, Ready, RoundDone, read_progress
-from icosfl.errors import ConfigError, IcosflError, RunFailed, Unavailable
-from icosfl.fleet.flower import Flower, RunStatus, Scalar, require_nodes
+from icosfl.errors import ConfigError, IcosflError, NotReady, RunFailed, Unavailable
+from icosfl.fleet.flower import Flower, RunStatus, Scalar
 
 POLL_SECONDS = 0.25
 # How long the progress file may stand still before the SuperLink is asked whether the run still lives.
 STATUS_SECONDS = 10.0
+# A SuperNode that lost its SuperLink tries again at the latest after 20 s.
+NODES_SECONDS = 30.0
 
 Wanted = Callable[[Event], bool]
 
@@ -98,6 +100,37 @@ def _too_long(events: Sequence[Event], timeout: float) -> RunFailed:
     )
 
 
+def wait_for_nodes(online: Callable[[], int], expected: int, timeout: float) -> int:
+    """Block until as many SuperNodes are online as are expected; returns how many are.
+
+    Args:
+        online: Asks the SuperLink.
+        expected: How many there should be.
+        timeout: Seconds at most.
+
+    Raises:
+        NotReady: there are still fewer.
+        Unavailable: the SuperLink still does not answer.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        late = time.monotonic() >= deadline
+        try:
+            count = online()
+        except Unavailable:
+            if late:
+                raise
+        else:
+            if count >= expected:
+                return count
+            if late:
+                raise NotReady(
+                    f"{count} of {expected} SuperNodes are online",
+                    cure="look at `icosfl status`; site.yml starts the missing",
+                )
+        time.sleep(POLL_SECONDS)
+
+
 def parse_overrides(pairs: Sequence[str], file: Path | None) -> dict[str, Scalar]:
     """Values that override the run configuration: those of a TOML file, then KEY=VALUE pairs.
 
@@ -140,8 +173,7 @@ def _scalar(key: str, value: object) -> Scalar:
 def _submit(options: argparse.Namespace) -> dict[str, object]:
     flower = _flower(options)
     overrides = parse_overrides(options.config, options.config_file)
-    online = flower.online_nodes()
-    require_nodes(online, options.expect_nodes)
+    online = wait_for_nodes(flower.online_nodes, options.expect_nodes, options.timeout)
     run_id = flower.submit(options.app, overrides)
     return {"run_id": run_id, "online": online, "line": f"run {run_id} submitted, {online} SuperNodes online"}
 
@@ -175,6 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     submit = verbs.add_parser("submit", parents=[common], help="check the federation and submit a run")
     submit.add_argument("--app", required=True, type=Path, help="directory with the app's pyproject.toml")
     submit.add_argument("--expect-nodes", required=True, type=int, help="SuperNodes that must be online")
+    submit.add_argument("--timeout", type=float, default=NODES_SECONDS, metavar="SECONDS", help="to wait for them")
     submit.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help="override one value")
     submit.add_argument("--config-file", type=Path, metavar="TOML", help="override the values of a file")
     submit.set_defaults(run=_submit)

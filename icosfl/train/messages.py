@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
-from pydantic import ConfigDict, JsonValue
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked
 
 from icosfl.config import SeriesConfig
@@ -110,7 +110,7 @@ class Received:
 
     host: str
     digest: str
-    scores: dict[str, JsonValue] | None
+    scores: dict[str, Any] | None
     reason: str
 
 
