@@ -69,7 +69,7 @@ def fit(  # noqa: PLR0913 (each is one plain setting)
     Raises:
         NotReady: no window has a target.
         SchemaMismatch: model, windows and scaler are of different shapes.
-        RunFailed: the loss is not finite any more.
+        RunFailed: the loss or a weight is not finite any more.
     """
     check_fit(model, windows, scaler)
     started = time.monotonic()
@@ -78,6 +78,8 @@ def fit(  # noqa: PLR0913 (each is one plain setting)
         optimiser = _Adam(list(model.parameters()), learning_rate)
         order = torch.Generator().manual_seed(seed)
         losses = [_epoch(model, data, optimiser, batch_size, order) for _ in range(epochs)]
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+        raise _diverged("a weight")
     return FitReport(len(windows), epochs, losses[0], losses[-1], time.monotonic() - started)
 
 
@@ -154,11 +156,15 @@ def _epoch(model: Forecaster, data: _Tensors, optimiser: _Adam, batch_size: int,
     for batch in torch.split(torch.randperm(len(data.inputs), generator=order), batch_size):
         loss = _loss(model(data.inputs[batch]), data.targets[batch], data.weights[batch])
         if not bool(torch.isfinite(loss)):
-            raise RunFailed("training diverged: the loss is not finite", cure="lower learning-rate")
+            raise _diverged("the loss")
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         total += float(loss.detach()) * len(batch)
     return total / len(data.inputs)
+
+
+def _diverged(what: str) -> RunFailed:
+    return RunFailed(f"training diverged: {what} is not finite", cure="lower learning-rate")
 
 
 def _loss(forecasts: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

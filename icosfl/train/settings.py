@@ -25,7 +25,7 @@ class TrainSettings:
         num_server_rounds: Rounds of a run, at least 1.
         min_nodes: Nodes without whose replies a round fails, at least 1.
         local_epochs: Passes over a node's windows in a round, at least 1.
-        learning_rate: Of Adam, positive.
+        learning_rate: Of Adam, above 0 and at most 1.
         batch_size: Windows in a step, at least 1.
         hidden_size: Width of the LSTM, at least 1.
         num_layers: Layers of the LSTM, at least 1.
@@ -64,7 +64,7 @@ class TrainSettings:
             num_server_rounds=_whole(config, "num-server-rounds", 1),
             min_nodes=_whole(config, "min-nodes", 1),
             local_epochs=_whole(config, "local-epochs", 1),
-            learning_rate=_positive(config, "learning-rate"),
+            learning_rate=_learning_rate(config, "learning-rate"),
             batch_size=_whole(config, "batch-size", 1),
             hidden_size=_whole(config, "hidden-size", 1),
             num_layers=_whole(config, "num-layers", 1),
@@ -150,6 +150,13 @@ def _positive(config: Mapping[str, object], key: str) -> float:
     value = _number(config, key, "a positive number")
     if value <= 0:
         raise _wrong(key, "a positive number", value)
+    return value
+
+
+def _learning_rate(config: Mapping[str, object], key: str) -> float:
+    value = _number(config, key, "a number above 0 and at most 1")
+    if not 0 < value <= 1:
+        raise _wrong(key, "a number above 0 and at most 1", value)
     return value
 
 
