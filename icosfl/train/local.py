@@ -28,6 +28,9 @@ from icosfl.train.settings import TrainSettings
 # A node has a series when its training part holds at least this share of the windows that its best series gives.
 PRESENT_SHARE = 0.5
 
+# A share such as 0.9 is not exact in binary: 10 * (1 - 0.9) must count as 1.
+ROUNDING = 1e-9
+
 _CURE = "look whether the host's metrics reach its store: icosfl status"
 
 
@@ -127,17 +130,19 @@ class Prepared:
 
 
 def rows_for_training(plan: Plan, settings: TrainSettings) -> int:
-    """How many rows without a gap make a node ready: enough windows on both sides of the cutoff."""
+    """How few rows without a gap make a node ready: enough windows on both sides of the cutoff."""
+    share = settings.train_fraction
     train = rows_needed(plan.window, plan.horizons, settings.min_windows)
     validation = plan.horizons[-1] - plan.horizons[0] + least_validation_windows(settings)
-    share = settings.train_fraction
-    return max(math.ceil(train / share), math.ceil(validation / (1 - share)))
+    for_train = math.ceil(train / share - ROUNDING)
+    for_validation = math.floor((validation - 1) / (1 - share) + ROUNDING) + 1
+    return max(for_train, for_validation)
 
 
 def least_validation_windows(settings: TrainSettings) -> int:
     """Validation windows without which a node sits out: as many to the training windows as the fraction says."""
     share = settings.train_fraction
-    return max(math.ceil(settings.min_windows * (1 - share) / share), 1)
+    return max(math.ceil(settings.min_windows * (1 - share) / share - ROUNDING), 1)
 
 
 def cutoff_of(rows: Rows, train_fraction: float) -> int:
@@ -148,7 +153,7 @@ def cutoff_of(rows: Rows, train_fraction: float) -> int:
     """
     if len(rows) == 0:
         raise NotReady("there is no row yet", cure=_CURE)
-    count = max(math.floor(len(rows) * train_fraction + 1e-9), 1)
+    count = max(math.floor(len(rows) * train_fraction + ROUNDING), 1)
     return int(rows.times[count - 1])
 
 

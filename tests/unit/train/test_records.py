@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from icosfl.errors import SchemaMismatch
+from icosfl.train.messages import Handout, Question, Received, Refused, Standing, Task, Trained, Update
+from icosfl.train.records import (
+    ARRAYS,
+    EXAMPLES,
+    METRICS,
+    pack,
+    pack_model,
+    pack_update,
+    unpack,
+    unpack_model,
+    unpack_reply,
+    unpack_update,
+)
+from support.made_up import QUESTION
+
+VALUES: list[Any] = [
+    QUESTION,
+    Standing("a", 5, 10, 7, 3, {"count": [1.0], "mean": [2.0], "m2": [None]}, ""),
+    Task("run/1", QUESTION, {"mean": [1.0, None], "scale": [2.0, None]}, 1_800_000_000_000_000_001),
+    Handout(None),
+    Received("a", "d", {"scores": [{"rmse": 1.5}]}, ""),
+    Refused("a", "no rows", "wait"),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+def test_a_value_comes_back_as_it_was_packed(value: Any) -> None:
+    assert unpack(pack(value), type(value)) == value
+
+
+def test_a_refusal_is_told_apart_from_the_answer_that_was_hoped_for() -> None:
+    refused = Refused("a", "no rows", "wait")
+
+    assert unpack_reply(pack(refused), Standing) == refused
+    assert unpack_reply(pack(VALUES[1]), Standing) == VALUES[1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict(),
+        RecordDict({"config": ConfigRecord({"json": b"{}"})}),
+        RecordDict({"config": ConfigRecord({"json": "no json"})}),
+        RecordDict({"config": ConfigRecord({"json": '{"series": [], "period_seconds": "often"}'})}),
+    ],
+)
+def test_content_that_is_no_question_is_refused_by_name(content: RecordDict) -> None:
+    with pytest.raises(SchemaMismatch, match="Question"):
+        unpack(content, Question)
+
+
+def update() -> Update:
+    return Update(Trained("a", "run/1", 0.5, 1.0), [np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(3)], 12)
+
+
+def test_an_update_comes_back_with_its_arrays_and_examples() -> None:
+    back = unpack_update(pack_update(update()))
+
+    assert isinstance(back, Update)
+    assert (back.trained, back.examples) == (update().trained, 12)
+    for array, original in zip(back.arrays, update().arrays, strict=True):
+        np.testing.assert_array_equal(array, original)
+        assert array.dtype == original.dtype
+
+
+def test_an_update_whose_arrays_stand_in_another_order_is_refused() -> None:
+    content = pack_update(update())
+    record = content.array_records[ARRAYS]
+    content[ARRAYS] = ArrayRecord({key: record[key] for key in reversed(list(record))})
+
+    with pytest.raises(SchemaMismatch, match="order"):
+        unpack_update(content)
+
+
+def test_an_update_with_arrays_that_cannot_be_read_is_refused() -> None:
+    content = pack_update(update())
+    content.array_records[ARRAYS]["0"].data = b"\x93NUMPY broken"
+
+    with pytest.raises(SchemaMismatch, match="cannot be read"):
+        unpack_update(content)
+
+
+def test_an_update_with_two_models_is_refused() -> None:
+    content = pack_update(update())
+    content["more"] = ArrayRecord([np.ones(3)])
+
+    with pytest.raises(SchemaMismatch, match="one model"):
+        unpack_update(content)
+
+
+@pytest.mark.parametrize("metrics", [{}, {EXAMPLES: 12.5, "loss": 0.1}, {EXAMPLES: 12, "loss": 0.1, "more": 1}])
+def test_an_update_whose_metrics_flower_could_not_average_is_refused(metrics: dict[str, Any]) -> None:
+    content = pack_update(update())
+    content[METRICS] = MetricRecord(metrics)
+
+    with pytest.raises(SchemaMismatch, match=EXAMPLES):
+        unpack_update(content)
+
+
+def test_a_model_file_travels_beside_a_value() -> None:
+    content = pack_model(Handout(5), b"\x00model")
+
+    assert unpack(content, Handout) == Handout(5)
+    assert unpack_model(content) == b"\x00model"
+
+
+def test_a_hand_out_without_a_model_is_refused() -> None:
+    with pytest.raises(SchemaMismatch, match="no model"):
+        unpack_model(pack(Handout(5)))
