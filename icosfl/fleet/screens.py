@@ -157,8 +157,9 @@ def forecast_screen(outlook: Outlook) -> RenderableType:
         title.append(f"  model {page.model.digest[:12]}, round {page.model.round}", style="dim")
     if page is None or not page.forecasts:
         return Group(title, Text(f"  no forecast: {outlook.problem}\n", style="yellow"))
-    share = f"{page.interval:.0%} interval>"
-    table = _grid("  series", "last>", "ahead>", "forecast>", share, *(f"vs {HEADINGS[name]}>" for name in BASELINES))
+    share = f"{page.interval:.0%} interval>" if page.interval is not None else "interval>"
+    versus = (f"vs {HEADINGS[name]}>" for name in BASELINES)
+    table = _grid("  series", "last>", "ahead>", "forecast>", share, "held>", *versus)
     for _, group in groupby(page.forecasts, key=lambda forecast: forecast.series):
         for index, forecast in enumerate(group):
             table.add_row(*_forecast(forecast, first=index == 0))
@@ -173,6 +174,7 @@ def _forecast(forecast: Forecast, *, first: bool) -> Iterator[RenderableType]:
     yield number(forecast.value, forecast.unit)
     lower, upper = number(forecast.lower), number(forecast.upper)
     yield f"{lower} … {upper}" if forecast.lower is not None and forecast.upper is not None else "-"
+    yield f"{forecast.coverage:.0%}" if forecast.coverage is not None else "-"
     for baseline in BASELINES:
         yield skill(forecast.skill.get(baseline))
 
@@ -188,7 +190,7 @@ def skill_note() -> Text:
     """What the numbers mean."""
     return Text(
         "vs: skill = 1 - RMSE of the model / RMSE of the baseline, on this node's newest rows, which the model "
-        "was not taught; below 0 the baseline is better.",
+        "was not taught; below 0 the baseline is better. held: how often such an interval enclosed what came.",
         style="dim",
     )
 

@@ -186,3 +186,21 @@ def test_an_ignored_failure_is_no_failure() -> None:
 
     assert tally.failures == []
     assert tally.counts == {"ok": 1}
+
+
+def test_a_proven_hop_is_a_line_of_its_host() -> None:
+    step = interpret(event("runner_on_ok", host="a", task_action="hop", res={"msg": "redis answers on 127.0.0.1:6400"}))
+
+    assert step == HostDone("a", "ok", ("a: redis answers on 127.0.0.1:6400",))
+
+
+def test_a_cure_that_stands_in_the_message_too_is_told_once() -> None:
+    assert explain({"msg": "no answer (start it (now))", "cure": "start it (now)"}) == ("no answer", "start it (now)")
+
+
+def test_a_program_of_ours_that_failed_says_so_itself() -> None:
+    output = '{"error": "1 of 2 SuperNodes are online", "cure": "icosfl status", "line": "x"}'
+
+    found = explain({"msg": "non-zero return code", "rc": 11, "cmd": ["python"], "stdout": output, "stderr": "noise"})
+
+    assert found == ("1 of 2 SuperNodes are online", "icosfl status")

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from icosfl.fleet.live import show_lines, show_table
+from icosfl.fleet.outlook import Outlook, await_new_models
+from icosfl.fleet.plain import plain
+from icosfl.fleet.preflight import Check
+from icosfl.fleet.screens import (
+    beaten,
+    doctor_screen,
+    duration,
+    forecast_screen,
+    number,
+    skill_screen,
+    status_screen,
+    watch_line,
+    watch_screen,
+    where_to_look,
+)
+from icosfl.fleet.status import FleetStatus, HostStatus, ServiceStatus
+from icosfl.fleet.watch import Reading, Value
+from icosfl.serve.values import Evaluation, Forecast, ForecastPage, ModelInfo, Omitted, Readiness, StoreState
+from support.fleet import make_host
+
+NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+MODEL = ModelInfo("ab12cd34ef567890", "run-1", 3, ("worker-1", "worker-2"), NOON)
+STORE = StoreState(240, 600, NOON, 0.4)
+
+
+def forecast_of(series: str, horizon: float, value: float, skill: float | None) -> Forecast:
+    return Forecast(
+        series,
+        "%",
+        horizon,
+        NOON,
+        12.5,
+        value,
+        value - 2,
+        value + 2,
+        0.78,
+        {},
+        {"persistence": skill, "moving_average": 0.5, "ar": None},
+        {},
+    )
+
+
+FORECASTS = (forecast_of("cpu_usage", 1, 13.25, 0.21), forecast_of("cpu_usage", 300, 17.5, -0.4))
+PAGE = ForecastPage(
+    True,
+    (),
+    ("the newest row is old",),
+    "worker-1",
+    NOON,
+    NOON,
+    MODEL,
+    Evaluation(NOON, NOON, 90, 28, NOON),
+    0.8,
+    FORECASTS,
+    (Omitted("power", "this host has no meter"),),
+)
+OUTLOOK = Outlook("worker-1", PAGE, STORE, "")
+READING = Reading(
+    "worker-1", 61, 112, NOON, 0.4, (Value("cpu_usage", "%", 12.5), Value("power", "W", None)), False, "61 of 112 rows"
+)
+
+
+def shown(what: RenderableType, width: int = 120) -> str:
+    console = Console(file=StringIO(), width=width)
+    console.print(what)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def line_of(text: str, word: str) -> str:
+    return " ".join(next(line for line in text.splitlines() if word in line).split())
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (12.345, "%", "12.35 %"),
+        (1234.5, "MiBy", "1234 MiB"),
+        (123.45, "W", "123.5 W"),
+        (0.42, "1", "0.42"),
+        (None, "W", "-"),
+    ],
+)
+def test_numbers_are_short_and_carry_their_unit(value: float | None, unit: str, text: str) -> None:
+    assert number(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.42, "0.4 s"),
+        (15, "15 s"),
+        (60, "1 min"),
+        (90, "1 min 30 s"),
+        (300, "5 min"),
+        (7800, "2 h 10 min"),
+        (100000, "1 d 3 h"),
+        (None, "-"),
+    ],
+)
+def test_durations_read_as_people_say_them(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_forecast_stands_beside_last_value_interval_and_skill() -> None:
+    text = shown(forecast_screen(OUTLOOK))
+
+    assert line_of(text, "worker-1") == "worker-1 240 rows stored model ab12cd34ef56, round 3"
+    assert line_of(text, "cpu_usage") == "cpu_usage 12.50 % 1 s 13.25 % 11.25 … 15.25 78% +0.21 +0.50 -"
+    assert line_of(text, "5 min") == "5 min 17.50 % 15.50 … 19.50 78% -0.40 +0.50 -"
+    assert "80% interval" in text
+    assert "power: not forecast: this host has no meter" in text
+    assert "the newest row is old" in text
+
+
+def test_a_node_without_forecast_says_why() -> None:
+    text = shown(forecast_screen(Outlook("worker-1", None, None, "no model yet (icosfl train)")))
+
+    assert "no forecast: no model yet (icosfl train)" in text
+
+
+def test_forecasts_that_beat_a_baseline_are_counted() -> None:
+    assert beaten(FORECASTS, "persistence") == "1 of 2"
+    assert beaten(FORECASTS, "ar") == "-"
+
+
+def test_the_summary_of_a_run_counts_for_each_node() -> None:
+    text = shown(skill_screen([OUTLOOK, Outlook("worker-2", None, None, "its service does not answer")]))
+
+    assert line_of(text, "worker-1") == "worker-1 ab12cd34ef56, round 3 28 windows 1 of 2 2 of 2 -"
+    assert line_of(text, "worker-2") == "worker-2 its service does not answer"
+
+
+def test_services_are_shown_with_state_port_pid_and_problem() -> None:
+    services = (
+        ServiceStatus("redis", "RUNNING", "", 77, 90, {"redis": 6400}, Path("/srv/log/redis.log")),
+        ServiceStatus(
+            "otlp_bridge", "BACKOFF", "Exited too quickly", 0, 0, {"otlp": 4400, "metrics": 9500}, Path("/l")
+        ),
+    )
+    host = HostStatus(
+        "worker-1", ("workers",), "down", "x", services, Readiness(True, (), (), "worker-1", STORE, MODEL)
+    )
+
+    text = shown(status_screen(FleetStatus("lab", (host,))))
+
+    assert line_of(text, "240 rows") == "worker-1 down 240 rows, newest 0.4 s old · model ab12cd34ef56, round 3"
+    assert line_of(text, "redis") == "redis RUNNING 77 1 min 30 s 6400"
+    assert line_of(text, "otlp_bridge") == "otlp_bridge BACKOFF - - 4400, 9500 Exited too quickly"
+    assert "lab: not green: worker-1" in text
+
+
+def test_a_green_fleet_says_so() -> None:
+    assert "lab: green" in shown(status_screen(FleetStatus("lab", (HostStatus("a", (), "green", "", (), None),))))
+
+
+def test_a_watch_shows_rows_values_units_and_what_is_missing() -> None:
+    ready = replace(READING, host="control", rows=120, ready=True, reason="")
+
+    text = shown(watch_screen([ready, READING]))
+
+    assert line_of(text, "61/112").startswith("worker-1 61/112")
+    assert line_of(text, "61/112").endswith("0.4 s 12.50 % - 61 of 112 rows")
+    assert "ready to train" in line_of(text, "control")
+    assert watch_line([ready, READING]) == "rows: control 120/112 ready · worker-1 61/112"
+
+
+def test_a_watch_of_silent_nodes_can_be_shown() -> None:
+    assert "gone" in shown(watch_screen([Reading("a", 0, 9, None, None, (), False, "gone")]))
+    shown(watch_screen([]))
+
+
+def test_a_log_gets_a_line_now_and_then_and_the_last_table() -> None:
+    console = Console(file=StringIO(), width=120)
+    clock = iter([0.0, 0.0, 0.0, 3.0, 12.0, 12.0, 13.0])
+
+    show_lines(console, [[replace(READING, rows=count)] for count in (1, 2, 3, 4)], lambda: next(clock))
+
+    assert isinstance(console.file, StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert [line for line in lines if line.startswith("rows:")] == ["rows: worker-1 1/112", "rows: worker-1 3/112"]
+    assert "4/112" in lines[-1]
+
+
+def test_a_terminal_gets_one_table_that_renews_itself() -> None:
+    console = Console(file=StringIO(), width=120, force_terminal=True)
+
+    show_table(console, [[READING], [replace(READING, rows=62)]])
+
+    assert isinstance(console.file, StringIO)
+    assert "62/112" in console.file.getvalue()
+
+
+def test_a_failed_check_shows_its_cure_and_a_good_one_does_not() -> None:
+    text = shown(doctor_screen([Check("disk", "ok", "plenty", "unused"), Check("ports", "failed", "busy", "stop it")]))
+
+    assert "cure: stop it" in text
+    assert "unused" not in text
+
+
+def test_where_to_look_names_the_pages_of_each_node(tmp_path: Path) -> None:
+    host = make_host("worker-1", tmp_path)
+    url = f"http://127.0.0.1:{host.ports['forecast']}"
+
+    text = shown(where_to_look([host]), width=200)
+
+    assert f"{url}/v1/forecast" in text
+    assert f"{url}/metrics" in text
+    assert "worker-1/log" in text
+
+
+def test_values_become_json_with_their_properties() -> None:
+    found = plain(
+        {"fleet": FleetStatus("lab", ()), "bad": math.nan, "at": NOON, "path": Path("/srv"), "some": (1, "a", True)}
+    )
+
+    assert json.loads(json.dumps(found, allow_nan=False)) == {
+        "fleet": {"environment": "lab", "hosts": [], "green": True},
+        "bad": None,
+        "at": "2026-03-01T12:00:00+00:00",
+        "path": "/srv",
+        "some": [1, "a", True],
+    }
+
+
+def with_digest(digest: str) -> Outlook:
+    return Outlook("worker-1", replace(PAGE, model=replace(MODEL, digest=digest)), STORE, "")
+
+
+def test_new_models_are_awaited_until_each_node_answers_with_one() -> None:
+    looks = iter([(with_digest("old"),), (with_digest("old"),), (with_digest("new"),)])
+    waits: list[float] = []
+
+    found = await_new_models(lambda: next(looks), {"worker-1": "old"}, 30, wait=waits.append, clock=lambda: 0.0)
+
+    assert found[0].digest == "new"
+    assert len(waits) == 2
+
+
+def test_a_node_that_was_left_out_ends_the_wait_with_its_old_model() -> None:
+    clock = iter(range(100))
+
+    found = await_new_models(
+        lambda: (with_digest("old"),), {"worker-1": "old"}, 5, wait=lambda _: None, clock=lambda: float(next(clock))
+    )
+
+    assert found[0].digest == "old"
+
+
+def test_a_node_that_does_not_answer_is_not_waited_for() -> None:
+    silent = (Outlook("worker-1", None, None, "silent"),)
+
+    assert await_new_models(lambda: silent, {}, 30, wait=pytest.fail, clock=lambda: 0.0) == silent

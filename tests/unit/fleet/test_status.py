@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from icosfl.fleet.definition import Layout
+from icosfl.fleet.service import Service
+from icosfl.fleet.status import ELSEWHERE, NOT_DEPLOYED, FleetStatus, Found, HostStatus, join, look, look_at
+from icosfl.fleet.supervisor import Status
+from icosfl.serve.values import Readiness, StoreState
+from support.fleet import make_fleet, make_host
+
+NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+READINESS = Readiness(False, ("no model yet",), (), "worker-1", StoreState(61, 600, NOON, 0.4), None)
+
+
+def service(name: str, port: int) -> Service:
+    return Service.of(
+        {
+            "name": name,
+            "command": ["/bin/true"],
+            "health": {"kind": "tcp", "host": "127.0.0.1", "port": port, "timeout_seconds": 5},
+            "ports": {name: port},
+            "stop_seconds": 5,
+            "priority": 10,
+        }
+    )
+
+
+INSTALLED = (service("redis", 6400), service("otlp_bridge", 4400))
+
+
+def joined(tmp_path: Path, statuses: dict[str, Status] | None, problems: dict[str, str] | None = None) -> HostStatus:
+    layout = Layout.at(str(tmp_path / "worker-1"))
+    return join(make_host("worker-1", tmp_path), layout, INSTALLED, Found(statuses, problems or {}, READINESS))
+
+
+def running(name: str, pid: int) -> Status:
+    return Status(name, "RUNNING", pid, 90)
+
+
+def test_a_host_is_green_when_all_services_run_and_work(tmp_path: Path) -> None:
+    host = joined(tmp_path, {"redis": running("redis", 11), "otlp_bridge": running("otlp_bridge", 12)})
+
+    assert host.green
+    assert host.reason == ""
+    assert [(each.name, each.pid, dict(each.ports)) for each in host.services] == [
+        ("redis", 11, {"redis": 6400}),
+        ("otlp_bridge", 12, {"otlp_bridge": 4400}),
+    ]
+    assert host.services[0].log == tmp_path / "worker-1" / "log" / "redis.log"
+    assert host.readiness is READINESS
+
+
+def test_a_service_that_runs_but_does_not_work_is_named_with_its_reason(tmp_path: Path) -> None:
+    statuses = {"redis": running("redis", 11), "otlp_bridge": running("otlp_bridge", 12)}
+
+    host = joined(tmp_path, statuses, {"otlp_bridge": "127.0.0.1:4400: gRPC health: NOT_SERVING"})
+
+    assert host.condition == "down"
+    assert host.reason == "otlp_bridge: 127.0.0.1:4400: gRPC health: NOT_SERVING"
+    assert [each.green for each in host.services] == [True, False]
+
+
+def test_a_service_without_a_process_is_not_green_and_says_what_its_manager_knows(tmp_path: Path) -> None:
+    statuses = {"redis": Status("redis", "BACKOFF", reason="Exited too quickly"), "otlp_bridge": running("b", 12)}
+
+    host = joined(tmp_path, statuses)
+
+    assert host.reason == "redis: Exited too quickly"
+    assert (host.services[0].state, host.services[0].pid) == ("BACKOFF", 0)
+
+
+def test_a_service_that_its_manager_does_not_know_is_not_green(tmp_path: Path) -> None:
+    host = joined(tmp_path, {"redis": running("redis", 11)})
+
+    assert not host.green
+    assert host.services[1].state == "NOT RUNNING"
+
+
+def test_a_stopped_host_lists_its_services_and_the_cure(tmp_path: Path) -> None:
+    host = joined(tmp_path, None)
+
+    assert host.condition == "down"
+    assert "icosfl up" in host.reason
+    assert {each.state for each in host.services} == {"NOT RUNNING"}
+
+
+def test_an_empty_machine_is_not_deployed_rather_than_an_error(tmp_path: Path) -> None:
+    found = look(make_fleet(tmp_path, make_host("control", tmp_path), make_host("worker-1", tmp_path)))
+
+    assert not found.green
+    assert {(host.condition, host.reason) for host in found.hosts} == {("not deployed", NOT_DEPLOYED)}
+
+
+def test_another_machine_is_unreachable_from_here_and_says_why(tmp_path: Path) -> None:
+    host = look_at(make_host("edge-01", tmp_path, connection="ssh", address="192.0.2.11"))
+
+    assert (host.condition, host.reason) == ("unreachable from here", ELSEWHERE)
+    assert host.services == ()
+
+
+def test_a_damaged_description_is_a_reason_and_no_crash(tmp_path: Path) -> None:
+    description = Layout.at(str(tmp_path / "worker-1")).description("redis")
+    description.parent.mkdir(parents=True)
+    description.write_text("{", encoding="utf-8")
+
+    host = look_at(make_host("worker-1", tmp_path))
+
+    assert host.condition == "down"
+    assert "redis.json" in host.reason
+
+
+@pytest.mark.parametrize(("conditions", "green"), [(["green", "green"], True), (["green", "down"], False)])
+def test_a_fleet_is_green_when_every_host_is(conditions: list[str], green: bool) -> None:
+    hosts = tuple(HostStatus("h", (), condition, "", (), None) for condition in conditions)  # type: ignore[arg-type]
+
+    assert FleetStatus("lab", hosts).green is green
