@@ -34,7 +34,7 @@ EXAMPLES = r"""
 - name: preflight | Refuse ports that others use
   free_ports:
     root: /srv/icosfl/edge-01
-    ports: {host_metrics: 8080, otlp: 4317}
+    ports: {host_metrics: "{{ host_metrics_port }}", otlp: "{{ otlp_bridge_listen_port }}"}
 """
 
 RETURN = r"""

@@ -61,8 +61,8 @@ EXAMPLES = r"""
       - name: host_metrics
         command: [/srv/icosfl/venv/bin/python, -m, icosfl.collect, --config, /srv/icosfl/edge-01/etc/collect.toml]
         files: [/srv/icosfl/edge-01/etc/collect.toml]
-        ports: {host_metrics: 8080}
-        health: {kind: http, host: 127.0.0.1, port: 8080, path: /metrics, timeout_seconds: 30}
+        ports: {host_metrics: "{{ host_metrics_port }}"}
+        health: {kind: http, host: 127.0.0.1, port: "{{ host_metrics_port }}", path: /metrics, timeout_seconds: 30}
         stop_seconds: 10
         priority: 40
   notify: Restart changed services
