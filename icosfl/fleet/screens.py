@@ -19,7 +19,6 @@ from icosfl.fleet.watch import Reading, Value
 from icosfl.serve.values import Forecast, Readiness
 
 BASELINES = ("persistence", "moving_average", "ar")
-HEADINGS = {"persistence": "persistence", "moving_average": "moving average", "ar": "AR"}
 UNITS = {"1": "", "MiBy": "MiB"}  # UCUM as people write it
 LEVELS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -52,7 +51,7 @@ def _two(seconds: float, large: int, large_name: str, small: int, small_name: st
 
 def _grid(*columns: str) -> Table:
     """A table without lines; > after a name puts it to the right, and only the last column may wrap."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for place, column in enumerate(columns, 1):
         table.add_column(
             column.removesuffix(">"),
@@ -116,14 +115,14 @@ def watch_screen(readings: Sequence[Reading]) -> RenderableType:
     """Rows and newest values of every node."""
     series = [value.series for value in max((reading.values for reading in readings), key=len, default=())]
     table = _grid("host", "rows>", "", "age>", *(f"{name}>" for name in series), "")
+    table.padding = (0, 1, 0, 0)
     for reading in readings:
         values = {value.series: value for value in reading.values}
-        bar = ProgressBar(total=reading.needed, completed=min(reading.rows, reading.needed), width=20)
-        note = Text("ready to train", style="green") if reading.ready else Text(reading.reason, style="yellow")
+        bar = ProgressBar(total=reading.needed, completed=min(reading.rows, reading.needed), width=10)
+        note = Text("ready", style="green") if reading.ready else Text(reading.reason, style="yellow")
+        rows = f"{reading.rows}/{reading.needed}"
         cells = [_value(values.get(name)) for name in series]
-        table.add_row(
-            reading.host, f"{reading.rows}/{reading.needed}", bar, duration(reading.age_seconds), *cells, note
-        )
+        table.add_row(reading.host, rows, bar, duration(reading.age_seconds), *cells, note)
     return table
 
 
@@ -157,23 +156,25 @@ def forecast_screen(outlook: Outlook) -> RenderableType:
         title.append(f"  model {page.model.digest[:12]}, round {page.model.round}", style="dim")
     if page is None or not page.forecasts:
         return Group(title, Text(f"  no forecast: {outlook.problem}\n", style="yellow"))
-    share = f"{page.interval:.0%} interval>" if page.interval is not None else "interval>"
-    versus = (f"vs {HEADINGS[name]}>" for name in BASELINES)
-    table = _grid("  series", "last>", "ahead>", "forecast>", share, "held>", *versus)
+    share = f"{page.interval:.0%}\ninterval>" if page.interval is not None else "\ninterval>"
+    versus = ("skill vs\npersistence>", "moving\naverage>", "\nAR>")
+    table = _grid("\nseries", "\nlast>", "\nahead>", "\nforecast>", share, "\nheld>", *versus)
+    table.padding = (0, 1, 0, 0)
     for _, group in groupby(page.forecasts, key=lambda forecast: forecast.series):
         for index, forecast in enumerate(group):
             table.add_row(*_forecast(forecast, first=index == 0))
-    notes = [*(f"{item.series}: not forecast: {item.reason}" for item in page.omitted), *page.warnings]
+    notes = [f"{item.series}: not forecast: {item.reason}" for item in page.omitted]
+    notes += [warning for warning in page.warnings if not any(item.reason in warning for item in page.omitted)]
     return Group(title, table, *(Text(f"  {note}", style="dim") for note in notes), Text(""))
 
 
 def _forecast(forecast: Forecast, *, first: bool) -> Iterator[RenderableType]:
-    yield f"  {forecast.series}" if first else ""
+    yield forecast.series if first else ""
     yield number(forecast.last, forecast.unit) if first else ""
     yield duration(forecast.horizon_seconds)
-    yield number(forecast.value, forecast.unit)
+    yield number(forecast.value)
     lower, upper = number(forecast.lower), number(forecast.upper)
-    yield f"{lower} … {upper}" if forecast.lower is not None and forecast.upper is not None else "-"
+    yield f"{lower}…{upper}" if forecast.lower is not None and forecast.upper is not None else "-"
     yield f"{forecast.coverage:.0%}" if forecast.coverage is not None else "-"
     for baseline in BASELINES:
         yield skill(forecast.skill.get(baseline))
@@ -189,7 +190,7 @@ def skill(value: float | None) -> Text:
 def skill_note() -> Text:
     """What the numbers mean."""
     return Text(
-        "vs: skill = 1 - RMSE of the model / RMSE of the baseline, on this node's newest rows, which the model "
+        "skill = 1 - RMSE of the model / RMSE of the baseline, on this node's newest rows, which the model "
         "was not taught; below 0 the baseline is better. held: how often such an interval enclosed what came.",
         style="dim",
     )
@@ -197,7 +198,9 @@ def skill_note() -> Text:
 
 def skill_screen(outlooks: Iterable[Outlook]) -> RenderableType:
     """For each node how many of its forecasts beat each baseline."""
-    table = _grid("node", "model", "measured on>", *(f"beats {HEADINGS[baseline]}>" for baseline in BASELINES))
+    table = _grid(
+        "\nnode", "\nmodel", "\nmeasured on>", "forecasts that beat\npersistence>", "moving\naverage>", "\nAR>"
+    )
     for outlook in outlooks:
         page = outlook.page
         if page is None or page.evaluation is None or page.model is None:
@@ -220,12 +223,12 @@ def beaten(forecasts: Sequence[Forecast], baseline: str) -> str:
 
 def where_to_look(hosts: Iterable[Host]) -> RenderableType:
     """Where each node answers, and what to ask next."""
-    table = _grid("where to look next", "forecasts as JSON", "as Prometheus series", "logs")
+    table = _grid("where to look next", "forecasts as JSON", "logs")
     for host in hosts:
-        url = f"http://{host.endpoint('forecast')}"
-        table.add_row(f"  {host.name}", f"{url}/v1/forecast", f"{url}/metrics", _short(host.paths["log"]))
-    services = Text("  what runs: icosfl status · live values: icosfl watch · every hop: icosfl verify")
-    return Group(table, services)
+        table.add_row(f"  {host.name}", f"http://{host.endpoint('forecast')}/v1/forecast", _short(host.paths["log"]))
+    more = Text("  /metrics beside /v1/forecast: the same as Prometheus series\n")
+    more.append("  what runs: icosfl status · live values: icosfl watch · every hop: icosfl verify")
+    return Group(table, more)
 
 
 def _short(path: Path) -> str:

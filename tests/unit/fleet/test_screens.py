@@ -119,11 +119,20 @@ def test_a_forecast_stands_beside_last_value_interval_and_skill() -> None:
     text = shown(forecast_screen(OUTLOOK))
 
     assert line_of(text, "worker-1") == "worker-1 240 rows stored model ab12cd34ef56, round 3"
-    assert line_of(text, "cpu_usage") == "cpu_usage 12.50 % 1 s 13.25 % 11.25 … 15.25 78% +0.21 +0.50 -"
-    assert line_of(text, "5 min") == "5 min 17.50 % 15.50 … 19.50 78% -0.40 +0.50 -"
-    assert "80% interval" in text
+    assert line_of(text, "cpu_usage") == "cpu_usage 12.50 % 1 s 13.25 11.25…15.25 78% +0.21 +0.50 -"
+    assert line_of(text, "5 min") == "5 min 17.50 15.50…19.50 78% -0.40 +0.50 -"
+    assert "80%" in text
+    assert max(len(line.rstrip()) for line in shown(forecast_screen(OUTLOOK), width=80).splitlines()) <= 80
     assert "power: not forecast: this host has no meter" in text
     assert "the newest row is old" in text
+
+
+def test_a_warning_does_not_repeat_why_a_series_is_not_forecast() -> None:
+    page = replace(PAGE, warnings=("power is not forecast: this host has no meter",))
+
+    text = shown(forecast_screen(replace(OUTLOOK, page=page)))
+
+    assert text.count("this host has no meter") == 1
 
 
 def test_a_node_without_forecast_says_why() -> None:
@@ -174,7 +183,7 @@ def test_a_watch_shows_rows_values_units_and_what_is_missing() -> None:
 
     assert line_of(text, "61/112").startswith("worker-1 61/112")
     assert line_of(text, "61/112").endswith("0.4 s 12.50 % - 61 of 112 rows")
-    assert "ready to train" in line_of(text, "control")
+    assert line_of(text, "control").endswith("12.50 % - ready")
     assert watch_line([ready, READING]) == "rows: control 120/112 ready · worker-1 61/112"
 
 
@@ -218,7 +227,7 @@ def test_where_to_look_names_the_pages_of_each_node(tmp_path: Path) -> None:
     text = shown(where_to_look([host]), width=200)
 
     assert f"{url}/v1/forecast" in text
-    assert f"{url}/metrics" in text
+    assert "/metrics" in text
     assert "worker-1/log" in text
 
 
