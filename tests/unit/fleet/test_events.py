@@ -188,10 +188,12 @@ def test_an_ignored_failure_is_no_failure() -> None:
     assert tally.counts == {"ok": 1}
 
 
-def test_a_proven_hop_is_a_line_of_its_host() -> None:
-    step = interpret(event("runner_on_ok", host="a", task_action="hop", res={"msg": "redis answers on 127.0.0.1:6400"}))
+def test_a_proven_hop_is_a_line_of_its_host_with_question_and_answer() -> None:
+    task = "redis : verify | Ask Redis"
 
-    assert step == HostDone("a", "ok", ("a: redis answers on 127.0.0.1:6400",))
+    step = interpret(event("runner_on_ok", host="a", task=task, task_action="hop", res={"msg": "127.0.0.1:64 answers"}))
+
+    assert step == HostDone("a", "ok", ("a: Ask Redis: 127.0.0.1:64 answers",))
 
 
 def test_a_cure_that_stands_in_the_message_too_is_told_once() -> None:
