@@ -31,7 +31,8 @@ from icosfl.config import NodeConfig, SeriesConfig, schema_of
 from icosfl.errors import IcosflError, RunFailed, StoreUnavailable
 from icosfl.schema import Rows
 from icosfl.store import open_store
-from icosfl.train.artifact import Artifact, save, write_atomically
+from icosfl.train.artifact import Artifact, save
+from icosfl.train.files import write_atomically
 from icosfl.train.messages import Question, Task
 from icosfl.train.node import Job
 from icosfl.train.records import array_record

@@ -10,9 +10,7 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import re
-import tempfile
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -26,14 +24,18 @@ import numpy as np
 from icosfl.errors import CheckpointError, DataError, SchemaMismatch
 from icosfl.process.scale import Scaler
 from icosfl.schema import Schema, Series
+from icosfl.train.files import read_pointer, write_atomically, write_pointer
 from icosfl.train.shape import Array, ModelShape, check_arrays
 
 FORMAT = 1
 LATEST = "latest"
 
 _META = "meta"
-_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.npz")
 _RUN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_UNSOUND = (
+    *(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, DataError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 _CURE = "remove the file, then train again or copy a sound one from another node"
 
 
@@ -76,10 +78,7 @@ class Artifact:
 
     def __post_init__(self) -> None:
         if not len(self.schema) == self.shape.series == len(self.scaler):
-            raise SchemaMismatch(
-                f"an artifact's schema, network and scaler must have as many series: {len(self.schema)}, "
-                f"{self.shape.series}, {len(self.scaler)}"
-            )
+            raise SchemaMismatch("an artifact's schema, network and scaler must have as many series")
         if len(self.horizons) != self.shape.horizons or list(self.horizons) != sorted(set(self.horizons)):
             raise SchemaMismatch(f"{self.horizons} are no horizons for a network of {self.shape.horizons}")
         if self.horizons[0] < 1 or self.window < 1 or self.round < 0 or not self.period_seconds > 0:
@@ -147,9 +146,7 @@ def from_bytes(content: bytes, source: str) -> Artifact:
             arrays = tuple(file[f"array_{index:03d}"] for index in range(count))
         told = meta.pop("digest")
         artifact = _from_meta(meta, arrays)
-    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, DataError) as error:
-        raise CheckpointError(f"{source}: no sound model file: {error}", cure=_CURE) from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except _UNSOUND as error:
         raise CheckpointError(f"{source}: no sound model file: {error}", cure=_CURE) from error
     if artifact.digest != told:
         raise CheckpointError(f"{source}: its content does not have the digest that it states", cure=_CURE)
@@ -164,7 +161,7 @@ def save(artifact: Artifact, directory: Path) -> Path:
     """
     path = directory / artifact.file_name
     write_atomically(path, to_bytes(artifact))
-    write_atomically(directory / LATEST, _canonical({"file": path.name, "digest": artifact.digest}))
+    write_pointer(directory / LATEST, path.name, artifact.digest)
     return path
 
 
@@ -187,7 +184,7 @@ def latest_digest(directory: Path) -> str | None:
     Raises:
         CheckpointError: `latest` is damaged.
     """
-    pointer = _pointer(directory)
+    pointer = read_pointer(directory / LATEST)
     return None if pointer is None else pointer[1]
 
 
@@ -197,7 +194,7 @@ def load_latest(directory: Path) -> Artifact | None:
     Raises:
         CheckpointError: the file that `latest` names is missing, damaged or another one.
     """
-    pointer = _pointer(directory)
+    pointer = read_pointer(directory / LATEST)
     if pointer is None:
         return None
     name, digest = pointer
@@ -205,60 +202,6 @@ def load_latest(directory: Path) -> Artifact | None:
     if artifact.digest != digest:
         raise CheckpointError(f"{directory / name}: is not the model that {LATEST} names", cure=_CURE)
     return artifact
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at any time it has either its old or its new content; makes its directory if need be.
-
-    Raises:
-        CheckpointError: it cannot be written; what was there stays.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, content)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be written: {error.strerror}",
-            cure="free space on the disk or correct the directory's owner",
-        ) from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
-
-
-def _pointer(directory: Path) -> tuple[str, str] | None:
-    path = directory / LATEST
-    try:
-        fields = json.loads(path.read_bytes())
-        name, digest = str(fields["file"]), str(fields["digest"])
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}", cure=_CURE) from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path}: does not name a model file", cure=_CURE) from error
-    if not _FILE_NAME.fullmatch(name):
-        raise CheckpointError(f"{path}: {name!r} is no name of a model file", cure=_CURE)
-    return name, digest
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _canonical(data: object) -> bytes:

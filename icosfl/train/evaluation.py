@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icosfl.errors import CheckpointError, SchemaMismatch
-from icosfl.train.artifact import write_atomically
 from icosfl.train.baselines import Baselines
+from icosfl.train.files import write_atomically
 from icosfl.train.scores import Scores
 
 
