@@ -39,9 +39,8 @@ def hand_out(grid: BoundedGrid, artifact: Artifact, roster: Roster, timeout: flo
         for node in sorted(set(grid.get_node_ids()) - roster.silent)
     ]
     answers = pair(messages, grid.send_and_receive(messages, timeout=timeout), timeout)
-    names = {member.node: member.host for member in roster.members}
     offline = [Absent(member.host, "offline") for member in roster.members if member.node not in answers]
-    return receipts(answers, artifact.digest, names, offline)
+    return receipts(answers, artifact.digest, roster.names, offline)
 
 
 def receipts(

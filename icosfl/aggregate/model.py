@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from icosfl.config import NodeConfig
-from icosfl.errors import CheckpointError, DataError, Unavailable
+from icosfl.errors import CheckpointError, NotReady, SchemaMismatch
 from icosfl.process.scale import Moments, Scaler
 from icosfl.schema import Rows
 from icosfl.train.artifact import Artifact, load_latest, now_utc
@@ -91,7 +91,7 @@ def evaluate(artifact: Artifact, node: NodeConfig, rows: Rows | None) -> dict[st
         return {"skipped": f"the store of {node.host} does not answer"}
     try:
         evaluation = measure(artifact, node, rows, None)
-    except (DataError, Unavailable) as error:
+    except (NotReady, SchemaMismatch) as error:
         return {"skipped": f"{node.host}: {error.message}"}
     save_evaluation(evaluation, node.models_dir)
     return {"scores": evaluation.scores.to_dict()}

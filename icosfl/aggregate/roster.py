@@ -44,11 +44,13 @@ class Roster:
     Args:
         members: Those that take part, by host.
         left_out: Those that do not, and why.
+        names: Hosts by number, of all nodes that told their name.
         silent: Numbers of nodes that did not answer at all: most likely gone, though still listed.
     """
 
     members: tuple[Member, ...]
     left_out: tuple[Absent, ...]
+    names: Mapping[int, str]
     silent: frozenset[int]
 
     def require(self, least: int) -> None:
@@ -80,41 +82,50 @@ def call(grid: BoundedGrid, question: Question, timeout: float) -> Roster:
     messages = [
         Message(pack(question), node, MessageType.QUERY, group_id="query") for node in sorted(grid.get_node_ids())
     ]
-    answers = pair(messages, grid.send_and_receive(messages, timeout=timeout), timeout)
-    members, left_out = muster(answers)
-    silent = {node for node, answer in answers.items() if isinstance(answer, NoReply) and answer.silent}
-    return Roster(members, left_out, frozenset(silent))
+    return muster(pair(messages, grid.send_and_receive(messages, timeout=timeout), timeout))
 
 
-def muster(answers: Mapping[int, RecordDict | NoReply]) -> tuple[tuple[Member, ...], tuple[Absent, ...]]:
+def muster(answers: Mapping[int, RecordDict | NoReply]) -> Roster:
     """Sort nodes by their answers into those that take part and those that do not; one host counts once."""
     members: dict[str, Member] = {}
     left_out: list[Absent] = []
+    names: dict[int, str] = {}
     for node, answer in answers.items():
         judged = _judge(node, answer)
+        if judged.host != _unnamed(node):
+            names[node] = judged.host
         if isinstance(judged, Absent):
             left_out.append(judged)
         elif judged.host in members:
             left_out.append(Absent(judged.host, f"answers from a second SuperNode, {node}"))
         else:
             members[judged.host] = judged
-    return tuple(members[host] for host in sorted(members)), tuple(sorted(left_out, key=lambda absent: absent.host))
+    silent = {node for node, answer in answers.items() if isinstance(answer, NoReply) and answer.silent}
+    return Roster(
+        tuple(members[host] for host in sorted(members)),
+        tuple(sorted(left_out, key=lambda absent: absent.host)),
+        names,
+        frozenset(silent),
+    )
 
 
 def _judge(node: int, answer: RecordDict | NoReply) -> Member | Absent:
-    unnamed = f"SuperNode {node}"
     if isinstance(answer, NoReply):
-        return Absent(unnamed, answer.reason)
+        return Absent(_unnamed(node), answer.reason)
     try:
         standing = unpack_reply(answer, Standing)
         if isinstance(standing, Refused):
-            return Absent(standing.host or unnamed, standing.reason)
+            return Absent(standing.host or _unnamed(node), standing.reason)
         if standing.reason or standing.cutoff_ns is None or standing.newest is None:
             return Absent(standing.host, standing.reason or "there is no row yet")
         candidate = Candidate(standing.host, standing.rows, _iso(standing.newest), standing.train_windows)
         return Member(node, standing.host, standing.cutoff_ns, Moments.from_dict(standing.moments), candidate)
     except SchemaMismatch as error:
-        return Absent(unnamed, error.message)
+        return Absent(_unnamed(node), error.message)
+
+
+def _unnamed(node: int) -> str:
+    return f"SuperNode {node}"
 
 
 def _iso(time_ns: int) -> str:

@@ -81,6 +81,11 @@ class CheckedFedAvg(FedAvg):
         self._started = time.monotonic()
         self.report: RoundReport | None = None
 
+    def summary(self) -> None:
+        """Log who is trained on."""
+        hosts = ", ".join(member.host for member in self._members)
+        logger.info("training on %s; at least %s valid updates a round", hosts, self._min_nodes)
+
     def configure_train(
         self,
         server_round: int,

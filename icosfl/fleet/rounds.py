@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from icosfl.aggregate.progress import Event, Failed, Finished, Ready, RoundDone, read_progress
+from icosfl.config import run_config
 from icosfl.errors import ConfigError, IcosflError, NotReady, RunFailed, Unavailable
 from icosfl.fleet.flower import Flower, RunStatus, Scalar
 
@@ -159,9 +160,10 @@ def _table(file: Path) -> dict[str, object]:
 
 def _toml_value(text: str) -> object:
     try:
-        return tomllib.loads(f"value = {text}").get("value", text)
+        table = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return table["value"] if len(table) == 1 else text
 
 
 def _scalar(key: str, value: object) -> Scalar:
@@ -175,7 +177,9 @@ def _submit(options: argparse.Namespace) -> dict[str, object]:
     overrides = parse_overrides(options.config, options.config_file)
     online = wait_for_nodes(flower.online_nodes, options.expect_nodes, options.timeout)
     run_id = flower.submit(options.app, overrides)
-    return {"run_id": run_id, "online": online, "line": f"run {run_id} submitted, {online} SuperNodes online"}
+    rounds = {**run_config(options.app), **overrides}.get("num-server-rounds")
+    line = f"run {run_id} submitted, {online} SuperNodes online"
+    return {"run_id": run_id, "online": online, "rounds": rounds, "line": line}
 
 
 def _await(options: argparse.Namespace) -> dict[str, object]:

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from icosfl.config import NodeConfig, load, node_config_path, schema_of
-from icosfl.errors import DataError, IcosflError, Unavailable
+from icosfl.errors import IcosflError, NotReady, SchemaMismatch, Unavailable
 from icosfl.schema import Rows
 from icosfl.store import open_store
 from icosfl.train import artifact as artifacts
 from icosfl.train import node as work
-from icosfl.train.artifact import Artifact
 from icosfl.train.messages import Handout, Question, Received, Refused, Task
 from icosfl.train.records import pack, pack_update, unpack, unpack_arrays, unpack_model
 from icosfl.train.settings import TrainSettings
@@ -54,27 +52,34 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:  # noqa: ARG001 (Flower's signature)
     """Keep the model that the run made, and measure it on this node's rows."""
-
-    def answer(node: NodeConfig) -> RecordDict:
-        handout = unpack(message.content, Handout)
-        model = artifacts.from_bytes(unpack_model(message.content), "the model that was handed out")
-        scores, reason = _measure(model, node, handout)
-        artifacts.save(model, node.models_dir)
-        return pack(Received(node.host, model.digest, scores, reason))
-
-    return _reply(message, answer)
+    return _reply(message, lambda node: receive(node, message.content, lambda: _rows(node)))
 
 
-def _measure(model: Artifact, node: NodeConfig, handout: Handout) -> tuple[dict[str, Any] | None, str]:
-    """The model's scores here, kept for the forecast service, or why there are none: it is worth having without."""
+def receive(node: NodeConfig, content: RecordDict, rows: Callable[[], Rows]) -> RecordDict:
+    """Measure a model that was handed out and keep it; one that cannot be measured yet is worth having too.
+
+    Args:
+        node: The node's configuration.
+        content: Of the message.
+        rows: Reads the node's rows.
+
+    Raises:
+        SchemaMismatch: the message carries no model.
+        CheckpointError: the model is damaged, or cannot be written.
+    """
     from icosfl.train.evaluation import save_evaluation
 
+    handout = unpack(content, Handout)
+    model = artifacts.from_bytes(unpack_model(content), "the model that was handed out")
     try:
-        evaluation = work.measure(model, node, _rows(node), handout.cutoff_ns)
-    except (DataError, Unavailable) as error:
-        return None, str(error)
-    save_evaluation(evaluation, node.models_dir)
-    return evaluation.scores.to_dict(), ""
+        evaluation = work.measure(model, node, rows(), handout.cutoff_ns)
+    except (NotReady, SchemaMismatch, Unavailable) as error:
+        received = Received(node.host, model.digest, None, error.message)
+    else:
+        received = Received(node.host, model.digest, evaluation.scores.to_dict(), "")
+        save_evaluation(evaluation, node.models_dir)
+    artifacts.save(model, node.models_dir)
+    return pack(received)
 
 
 def _reply(message: Message, answer: Callable[[NodeConfig], RecordDict]) -> Message:

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+import pytest
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+
+from icosfl.aggregate.grid import BoundedGrid, NoReply, pair
+from icosfl.errors import RunFailed, Unavailable
+from support.fake_grid import FakeGrid
+
+
+def messages(*nodes: int) -> list[Message]:
+    return [Message(RecordDict(), node, "query", group_id="1") for node in nodes]
+
+
+def content(_: Message) -> RecordDict:
+    return RecordDict({"answer": ConfigRecord({"good": True})})
+
+
+def test_replies_are_returned_as_soon_as_all_are_there() -> None:
+    asked = messages(1, 2)
+
+    replies = list(BoundedGrid(FakeGrid({1: content, 2: content})).send_and_receive(asked, timeout=60))
+
+    assert {node: isinstance(answer, RecordDict) for node, answer in pair(asked, replies, 60).items()} == {
+        1: True,
+        2: True,
+    }
+
+
+def test_a_node_that_does_not_reply_is_told_apart_from_one_whose_reply_is_an_error() -> None:
+    asked = messages(1, 2, 3)
+    grid = BoundedGrid(FakeGrid({1: content, 2: lambda _: None, 3: lambda _: Error(5, "gone")}), poll_seconds=0.01)
+
+    answers = pair(asked, grid.send_and_receive(asked, timeout=0.05), 0.05)
+
+    assert isinstance(answers[1], RecordDict)
+    assert answers[2] == NoReply("no reply within 0.05 s", silent=True)
+    assert answers[3] == NoReply("Flower says: gone", silent=False)
+
+
+def test_a_reply_to_another_message_is_left_alone() -> None:
+    earlier, asked = messages(1), messages(1)
+    grid = FakeGrid({1: content})
+    late = list(grid.send_and_receive(earlier))
+    grid.push_messages(asked)
+
+    assert isinstance(pair(asked, late, 1)[1], NoReply)
+
+
+def test_no_message_needs_no_superlink() -> None:
+    assert list(BoundedGrid(Stuck({})).send_and_receive([], timeout=1)) == []
+
+
+def test_messages_without_a_timeout_are_refused() -> None:
+    with pytest.raises(RunFailed, match="without a timeout"):
+        BoundedGrid(FakeGrid({1: content})).send_and_receive(messages(1))
+
+
+class Stuck(FakeGrid):
+    """What Flower's grid does while the SuperLink is away: it tries for ever."""
+
+    def get_node_ids(self) -> Iterable[int]:
+        threading.Event().wait(30)
+        return []
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        raise ConnectionError("refused")
+
+
+def test_a_superlink_that_stays_away_ends_the_wait_for_it() -> None:
+    with pytest.raises(Unavailable, match="does not answer"):
+        BoundedGrid(Stuck({}), superlink_seconds=0.05).get_node_ids()
+
+
+def test_an_exception_of_flowers_grid_arrives() -> None:
+    with pytest.raises(ConnectionError, match="refused"):
+        BoundedGrid(Stuck({})).send_and_receive(messages(1), timeout=1)

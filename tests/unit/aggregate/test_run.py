@@ -1,0 +1,361 @@
+"""Whole runs in one process: the ServerApp's side as it is, the nodes' side as functions behind a fake grid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Error, Message, RecordDict
+
+from icosfl.aggregate import run as runs
+from icosfl.aggregate.progress import Failed, Finished, Ready, RoundDone, Started, read_progress
+from icosfl.errors import ConfigError, IcosflError, RunFailed, StoreUnavailable
+from icosfl.schema import Rows
+from icosfl.store.memory import MemoryStore
+from icosfl.train import client_app, node
+from icosfl.train.artifact import Artifact, load_latest
+from icosfl.train.messages import Standing, Task, Update
+from icosfl.train.records import pack, pack_update, unpack, unpack_arrays
+from icosfl.train.settings import TrainSettings
+from support import made_up
+from support.fake_grid import FakeGrid
+
+MessageChange = Callable[[Message, RecordDict], RecordDict | Error | None]
+
+
+@dataclass
+class Worker:
+    """A node: its ClientApp as it is, on rows in memory; `change` may spoil a reply."""
+
+    directory: Path
+    host: str
+    rows: Rows
+    change: MessageChange = field(default=lambda _, content: content)
+    run_config: dict[str, Any] = field(default_factory=lambda: dict(made_up.RUN_CONFIG))
+
+    def __call__(self, message: Message) -> RecordDict | Error | None:
+        config = made_up.node_config(self.directory, self.host)
+        settings = TrainSettings.from_run_config(self.run_config)
+        kind = message.metadata.message_type
+        if kind == "query":
+            content = pack(node.stand(node.Job(config, settings, made_up.QUESTION), self.rows))
+        elif kind == "train":
+            task = unpack(message.content, Task)
+            job = node.Job(config, settings, task.question)
+            content = pack_update(node.train(job, self.rows, task, unpack_arrays(message.content)))
+        else:
+            content = client_app.receive(config, message.content, lambda: self.rows)
+        return self.change(message, content)
+
+
+@dataclass
+class Controller:
+    """A controller's directory, its rows, and the nodes that it sees."""
+
+    directory: Path
+    nodes: dict[int, Worker]
+    grid: FakeGrid
+
+    def run(self, run: str, **changes: Any) -> Artifact:
+        config = made_up.RUN_CONFIG | {key.replace("_", "-"): value for key, value in changes.items()}
+        for worker in self.nodes.values():
+            worker.run_config = config
+        return runs.federate(self.grid, run, made_up.node_config(self.directory, "controller"), config)
+
+    def events(self, run: str) -> list[Any]:
+        return list(read_progress(self.directory / "controller" / "runs" / run))
+
+    def result(self, run: str) -> dict[str, Any]:
+        path = self.directory / "controller" / "runs" / run / "result.json"
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    def latest(self, host: str) -> Artifact | None:
+        return load_latest(self.directory / host / "models")
+
+
+@pytest.fixture
+def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Controller:
+    def open_filled(_: Any, schema: Any) -> MemoryStore:
+        store = MemoryStore(schema, 1000)
+        store.append(made_up.rows(200, seed=9))
+        return store
+
+    monkeypatch.setattr(runs, "open_store", open_filled)
+    nodes = {
+        11: Worker(tmp_path, "worker-1", made_up.rows(200, seed=1)),
+        12: Worker(tmp_path, "worker-2", made_up.rows(150, seed=2)),
+        13: Worker(tmp_path, "worker-3", made_up.rows(15, seed=3)),
+    }
+    return Controller(tmp_path, nodes, FakeGrid(nodes))
+
+
+def test_a_run_tells_each_step_and_every_node_has_the_model(controller: Controller) -> None:
+    artifact = controller.run("1")
+
+    started, ready, first, second, finished = controller.events("1")
+    assert isinstance(started, Started)
+    assert isinstance(ready, Ready)
+    assert [candidate.host for candidate in ready.nodes] == ["worker-1", "worker-2"]
+    assert [absent.host for absent in ready.left_out] == ["worker-3"]
+    assert isinstance(first, RoundDone)
+    assert isinstance(second, RoundDone)
+    assert (first.round, second.round, second.nodes) == (1, 2, ("worker-1", "worker-2"))
+    assert "scores" in second.evaluation
+    assert isinstance(finished, Finished)
+    assert finished.nodes == ("worker-1", "worker-2", "worker-3")
+    hosts = ["controller", "worker-1", "worker-2", "worker-3"]
+    latest = [controller.latest(host) for host in hosts]
+    assert {model.digest for model in latest if model} == {artifact.digest}
+    assert artifact.nodes == ("worker-1", "worker-2")
+    assert artifact.round == 2
+    result = controller.result("1")
+    assert result["digest"] == artifact.digest
+    assert [entry["scores"] is not None for entry in result["nodes"]] == [True, True, False]
+
+
+def test_the_average_weighs_nodes_by_their_examples(controller: Controller) -> None:
+    sent: dict[str, Update] = {}
+
+    def note(message: Message, content: RecordDict) -> RecordDict:
+        if message.metadata.message_type == "train":
+            update = runs_update(content)
+            sent[update.trained.host] = update
+        return content
+
+    for worker in controller.nodes.values():
+        worker.change = note
+
+    artifact = controller.run("1", num_server_rounds=1)
+
+    first, second = sent["worker-1"], sent["worker-2"]
+    assert first.examples > second.examples
+    total = first.examples + second.examples
+    for average, left, right in zip(artifact.arrays, first.arrays, second.arrays, strict=True):
+        expected = (left * first.examples + right * second.examples) / total
+        np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_scaler_is_made_of_the_ready_nodes_training_rows(controller: Controller) -> None:
+    artifact = controller.run("1", num_server_rounds=1)
+
+    parts = [controller.nodes[11].rows.values[:150, 0], controller.nodes[12].rows.values[:112, 0]]
+    together = np.concatenate(parts)
+    np.testing.assert_allclose(artifact.scaler.mean[0], together.mean())
+    np.testing.assert_allclose(artifact.scaler.scale[0], together.std())
+    assert np.isnan(artifact.scaler.mean[1])
+
+
+def test_the_next_run_goes_on_from_the_last_model_and_keeps_its_scaler(controller: Controller) -> None:
+    first = controller.run("1", num_server_rounds=1)
+
+    second = controller.run("2", num_server_rounds=1)
+
+    assert second.parent == first.digest
+    np.testing.assert_array_equal(second.scaler.mean, first.scaler.mean)
+    ready = controller.events("2")[1]
+    assert ready.warm_start == first.digest
+
+
+def test_a_run_of_another_shape_starts_afresh_and_says_why(controller: Controller) -> None:
+    controller.run("1", num_server_rounds=1)
+
+    second = controller.run("2", num_server_rounds=1, hidden_size=8)
+
+    assert second.shape.hidden == 8
+    assert second.parent is None
+    ready = controller.events("2")[1]
+    assert ready.warm_start is None
+    assert "hidden=4" in ready.fresh_because
+
+
+def test_an_update_that_is_not_finite_is_named_and_left_out(controller: Controller) -> None:
+    controller.nodes[12].change = spoil_training(lambda update: update.arrays[0].fill(np.nan))
+
+    artifact = controller.run("1", num_server_rounds=1, min_nodes=1)
+
+    done = controller.events("1")[2]
+    assert done.nodes == ("worker-1",)
+    assert [(absent.host, "not finite" in absent.reason) for absent in done.left_out] == [("worker-2", True)]
+    assert artifact.nodes == ("worker-1",)
+
+
+def test_too_few_valid_updates_end_the_run_and_nothing_is_saved(controller: Controller) -> None:
+    controller.nodes[12].change = spoil_training(lambda update: update.arrays.pop())
+
+    with pytest.raises(RunFailed, match="round 1: 1 valid updates, at least 2 are needed: worker-2: a model of this"):
+        controller.run("1")
+
+    assert isinstance(controller.events("1")[-1], Failed)
+    assert controller.latest("controller") is None
+    assert not any(message.metadata.message_type == "evaluate" for message in controller.grid.sent)
+
+
+def test_a_node_that_does_not_reply_in_time_is_not_asked_again(controller: Controller) -> None:
+    controller.nodes[12].change = lambda message, content: None if message.metadata.message_type == "train" else content
+
+    controller.run("1", min_nodes=1)
+
+    first, second = controller.events("1")[2:4]
+    assert [absent.reason for absent in first.left_out] == ["no reply within 0.2 s"]
+    assert second.left_out == ()
+    asked = [message.metadata.dst_node_id for message in controller.grid.sent if message.metadata.group_id == "2"]
+    assert asked == [11]
+
+
+def test_a_node_whose_reply_was_an_error_is_asked_again(controller: Controller) -> None:
+    controller.nodes[12].change = lambda message, content: (
+        Error(8, "ClientApp stopped responding.") if message.metadata.group_id == "1" else content
+    )
+
+    controller.run("1", min_nodes=1)
+
+    first, second = controller.events("1")[2:4]
+    assert [str(absent) for absent in first.left_out] == ["worker-2: Flower says: ClientApp stopped responding."]
+    assert second.nodes == ("worker-1", "worker-2")
+
+
+def test_a_node_that_goes_offline_between_rounds_sits_out(controller: Controller) -> None:
+    def leave(message: Message, content: RecordDict) -> RecordDict:
+        if message.metadata.message_type == "train":
+            controller.grid.nodes.pop(12)
+        return content
+
+    controller.nodes[12].change = leave
+
+    controller.run("1", min_nodes=1)
+
+    second, finished = controller.events("1")[3:5]
+    assert [str(absent) for absent in second.left_out] == ["worker-2: offline"]
+    assert [str(absent) for absent in finished.left_out] == ["worker-2: offline"]
+
+
+def test_too_few_ready_nodes_end_the_run_with_each_ones_reason(controller: Controller) -> None:
+    with pytest.raises(RunFailed, match=r"2 of at least 3 nodes are ready: worker-3: .*there are 15 rows"):
+        controller.run("1", min_nodes=3)
+
+    assert [type(event) for event in controller.events("1")] == [Started, Failed]
+
+
+def test_a_node_that_is_listed_but_gone_is_named_and_gets_no_model(controller: Controller) -> None:
+    controller.grid.nodes[99] = lambda _: None
+
+    controller.run("1", num_server_rounds=1)
+
+    ready = controller.events("1")[1]
+    assert ("SuperNode 99", "no reply within 0.2 s") in [(absent.host, absent.reason) for absent in ready.left_out]
+    assert all(m.metadata.dst_node_id != 99 for m in controller.grid.sent if m.metadata.message_type == "evaluate")
+
+
+def test_a_host_with_two_supernodes_counts_once(controller: Controller) -> None:
+    controller.grid.nodes[14] = Worker(controller.directory, "worker-1", controller.nodes[11].rows)
+
+    controller.run("1", num_server_rounds=1)
+
+    ready = controller.events("1")[1]
+    assert [candidate.host for candidate in ready.nodes] == ["worker-1", "worker-2"]
+    assert "answers from a second SuperNode, 14" in [absent.reason for absent in ready.left_out]
+
+
+def test_a_node_whose_answer_is_no_answer_is_left_out(controller: Controller) -> None:
+    controller.grid.nodes[15] = lambda _: RecordDict()
+
+    controller.run("1", num_server_rounds=1)
+
+    reasons = {absent.host: absent.reason for absent in controller.events("1")[1].left_out}
+    assert reasons["SuperNode 15"] == "the message carries no Standing"
+
+
+def test_a_node_of_another_period_or_unit_is_left_out(controller: Controller) -> None:
+    def other(message: Message, content: RecordDict) -> RecordDict:
+        standing = unpack(content, Standing) if message.metadata.message_type == "query" else None
+        return content if standing is None else pack(replace(standing, moments={"count": [1.0]}))
+
+    controller.nodes[12].change = other
+
+    with pytest.raises(RunFailed, match="SuperNode 12: moments need exactly"):
+        controller.run("1")
+
+
+def test_a_model_that_reaches_too_few_nodes_fails_the_run_but_stays_with_the_controller(
+    controller: Controller,
+) -> None:
+    controller.nodes[12].change = controller.nodes[13].change = lambda message, content: (
+        None if message.metadata.message_type == "evaluate" else content
+    )
+
+    with pytest.raises(RunFailed, match="1 of at least 2 nodes took it: worker-2: no reply within .*; worker-3"):
+        controller.run("1", num_server_rounds=1)
+
+    assert controller.latest("controller") is not None
+    assert [entry["host"] for entry in controller.result("1")["missing"]] == ["worker-2", "worker-3"]
+
+
+def test_a_controller_without_a_store_skips_its_evaluation_and_says_so(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise StoreUnavailable("the store does not answer")
+
+    monkeypatch.setattr(runs, "open_store", refuse)
+
+    controller.run("1", num_server_rounds=1)
+
+    assert controller.events("1")[2].evaluation == {"skipped": "the store of controller does not answer"}
+
+
+def test_a_controller_with_too_few_rows_skips_its_evaluation_and_says_so(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "open_store", lambda _, schema: MemoryStore(schema, 10))
+
+    controller.run("1", num_server_rounds=1)
+
+    assert controller.events("1")[2].evaluation["skipped"].startswith("controller: ")
+
+
+def test_a_wrong_run_configuration_fails_the_run_in_its_progress(controller: Controller) -> None:
+    with pytest.raises(ConfigError, match="batch-size"):
+        controller.run("1", batch_size=0)
+
+    (failed,) = controller.events("1")
+    assert isinstance(failed, Failed)
+    assert "batch-size" in failed.reason
+
+
+def test_a_series_that_the_controller_does_not_keep_fails_the_run(controller: Controller) -> None:
+    with pytest.raises(IcosflError, match="no series is called 'gpu'"):
+        controller.run("1", series="cpu_usage,gpu")
+
+
+def test_what_nobody_foresaw_is_told_too(controller: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs.model, "after_round", lambda *_: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        controller.run("1")
+
+    assert controller.events("1")[-1].reason == "ZeroDivisionError: division by zero"
+
+
+def runs_update(content: RecordDict) -> Update:
+    from icosfl.train.records import unpack_update
+
+    update = unpack_update(content)
+    assert isinstance(update, Update)
+    return update
+
+
+def spoil_training(spoil: Callable[[Update], object]) -> MessageChange:
+    def change(message: Message, content: RecordDict) -> RecordDict:
+        if message.metadata.message_type != "train":
+            return content
+        update = runs_update(content)
+        spoilt = replace(update, arrays=[array.copy() for array in update.arrays])
+        spoil(spoilt)
+        return pack_update(spoilt)
+
+    return change

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from flwr.app import Context, Message, RecordDict
+
+from icosfl.config import NODE_CONFIG_VARIABLE, NodeConfig, SeriesConfig
+from icosfl.errors import NotReady, SchemaMismatch, StoreUnavailable
+from icosfl.process.scale import Moments
+from icosfl.schema import Rows
+from icosfl.store.memory import MemoryStore
+from icosfl.train import client_app, node
+from icosfl.train.artifact import load_latest
+from icosfl.train.evaluation import load_evaluation
+from icosfl.train.messages import Handout, Question, Received, Refused, Standing, Task, Update
+from icosfl.train.model import build, to_arrays
+from icosfl.train.records import array_record, pack, pack_arrays, pack_model, unpack_reply, unpack_update
+from icosfl.train.settings import TrainSettings
+from support import made_up
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeConfig:
+    """A node whose configuration file is where the environment says, and whose store holds 200 rows."""
+    own = made_up.node_config(tmp_path, "worker-1")
+    data = asdict(own) | {"models_dir": str(own.models_dir), "runs_dir": str(own.runs_dir)}
+    path = tmp_path / "node.toml"
+    path.write_text(tomli_w.dumps(data), encoding="utf-8")
+    monkeypatch.setenv(NODE_CONFIG_VARIABLE, str(path))
+    fill(monkeypatch, made_up.rows(200))
+    return own
+
+
+def fill(monkeypatch: pytest.MonkeyPatch, rows: Rows) -> None:
+    def open_filled(_: Any, schema: Any) -> MemoryStore:
+        store = MemoryStore(schema, 1000)
+        store.append(rows)
+        return store
+
+    monkeypatch.setattr(client_app, "open_store", open_filled)
+
+
+def ask(kind: str, content: RecordDict, **changes: Any) -> RecordDict:
+    """What the ClientApp replies to a message of this kind."""
+    message = Message(content, 7, kind)
+    message.metadata.__dict__["_message_id"] = "1"
+    run_config = made_up.RUN_CONFIG | {key.replace("_", "-"): value for key, value in changes.items()}
+    context = Context(1, 7, {}, RecordDict(), run_config)
+    return client_app.app(message, context).content
+
+
+def task(arrays_of: NodeConfig) -> RecordDict:
+    job = node.Job(arrays_of, TrainSettings.from_run_config(made_up.RUN_CONFIG), made_up.QUESTION)
+    scaler = Moments.of(made_up.rows(200).values).scaler()
+    value = Task("run/1", made_up.QUESTION, scaler.to_dict(), int(made_up.rows(200).times[149]))
+    return pack_arrays(value, array_record(to_arrays(build(job.shape, 1))))
+
+
+def test_a_query_needs_neither_torch_nor_dataclays_library() -> None:
+    code = "import sys, icosfl.train.client_app; print([m for m in ('torch', 'dataclay') if m in sys.modules])"
+
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert output.strip() == "[]"
+
+
+@pytest.mark.usefixtures("config")
+def test_a_node_with_enough_rows_says_what_it_brings() -> None:
+    standing = unpack_reply(ask("query", pack(made_up.QUESTION)), Standing)
+
+    assert isinstance(standing, Standing)
+    assert (standing.host, standing.rows, standing.reason) == ("worker-1", 200, "")
+    assert standing.newest == made_up.rows(200).times[-1]
+    assert standing.cutoff_ns == made_up.rows(200).times[149]
+    assert standing.moments["count"] == [150.0, 0.0]
+
+
+@pytest.mark.usefixtures("config")
+def test_a_node_with_too_few_rows_says_how_many_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(monkeypatch, made_up.rows(20))
+
+    standing = unpack_reply(ask("query", pack(made_up.QUESTION)), Standing)
+
+    assert isinstance(standing, Standing)
+    assert "there are 20 rows" in standing.reason
+
+
+@pytest.mark.usefixtures("config")
+def test_a_node_without_rows_answers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(monkeypatch, Rows.empty(2))
+
+    standing = unpack_reply(ask("query", pack(made_up.QUESTION)), Standing)
+
+    assert isinstance(standing, Standing)
+    assert (standing.rows, standing.newest, standing.reason) == (0, None, "there is no row yet")
+
+
+@pytest.mark.usefixtures("config")
+@pytest.mark.parametrize(
+    ("question", "reason"),
+    [
+        (replace(made_up.QUESTION, period_seconds=5.0), "worker-1 samples every 3 s, the controller every 5 s"),
+        (
+            Question(series=(SeriesConfig(name="power", unit="kW"),), period_seconds=made_up.PERIOD),
+            "worker-1 keeps power in 'W', the controller in 'kW'",
+        ),
+        (
+            Question(series=(SeriesConfig(name="gpu", unit="%"),), period_seconds=made_up.PERIOD),
+            "no series is called 'gpu'; there are cpu_usage, power",
+        ),
+    ],
+)
+def test_a_node_that_measures_otherwise_refuses_and_says_what(question: Question, reason: str) -> None:
+    assert unpack_reply(ask("query", pack(question)), Standing) == Refused(
+        "worker-1", reason, "" if "gpu" in reason else "deploy the whole fleet from one inventory: site.yml"
+    )
+
+
+@pytest.mark.usefixtures("config")
+def test_a_node_whose_store_does_not_answer_refuses_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def down(*_: Any) -> Any:
+        raise StoreUnavailable("the store does not answer", cure="start it")
+
+    monkeypatch.setattr(client_app, "open_store", down)
+
+    for kind, content in [("query", pack(made_up.QUESTION)), ("train", task(made_up.node_config(Path(), "x")))]:
+        assert unpack_reply(ask(kind, content), Standing) == Refused(
+            "worker-1", "the store does not answer", "start it"
+        )
+
+
+def test_a_node_without_a_configuration_refuses_namelessly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(NODE_CONFIG_VARIABLE, raising=False)
+
+    refused = unpack_reply(ask("query", pack(made_up.QUESTION)), Standing)
+
+    assert isinstance(refused, Refused)
+    assert refused.host == ""
+    assert NODE_CONFIG_VARIABLE in refused.reason
+
+
+@pytest.mark.usefixtures("config")
+def test_a_wrong_run_configuration_is_refused_by_its_key() -> None:
+    refused = unpack_reply(ask("query", pack(made_up.QUESTION), window="1 parsec"), Standing)
+
+    assert isinstance(refused, Refused)
+    assert refused.reason.startswith("window: ")
+
+
+def test_training_returns_changed_arrays_of_the_same_version(config: NodeConfig) -> None:
+    content = task(config)
+
+    update = unpack_update(ask("train", content))
+
+    assert isinstance(update, Update)
+    assert (update.trained.host, update.trained.version) == ("worker-1", "run/1")
+    assert update.examples > 100
+    before = content.array_records["arrays"].to_numpy_ndarrays()
+    assert any((array != old).any() for array, old in zip(update.arrays, before, strict=True))
+
+
+def test_training_looks_at_no_row_after_the_cutoff(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = unpack_update(ask("train", task(config)))
+    changed = made_up.rows(200)
+    changed.values[150:, 0] = 0.0
+    fill(monkeypatch, changed)
+
+    second = unpack_update(ask("train", task(config)))
+
+    assert isinstance(first, Update)
+    assert isinstance(second, Update)
+    assert all((one == two).all() for one, two in zip(first.arrays, second.arrays, strict=True))
+
+
+def test_training_arrays_of_another_model_is_refused(config: NodeConfig) -> None:
+    refused = unpack_update(ask("train", task(config), hidden_size=9))
+
+    assert isinstance(refused, Refused)
+    assert "must be of shape" in refused.reason
+
+
+@pytest.fixture
+def model(config: NodeConfig) -> bytes:
+    from icosfl.aggregate.model import start
+    from icosfl.train.artifact import to_bytes
+
+    job = node.Job(config, TrainSettings.from_run_config(made_up.RUN_CONFIG), made_up.QUESTION)
+    return to_bytes(start(job, Moments.of(made_up.rows(200).values), "9").artifact)
+
+
+def test_a_model_that_is_handed_out_is_measured_and_kept(config: NodeConfig, model: bytes) -> None:
+    cutoff = int(made_up.rows(200).times[140])
+
+    received = unpack_reply(ask("evaluate", pack_model(Handout(cutoff), model)), Received)
+
+    kept = load_latest(config.models_dir)
+    assert isinstance(received, Received)
+    assert kept is not None
+    assert received.digest == kept.digest
+    assert received.scores is not None
+    evaluation = load_evaluation(config.models_dir, kept.digest)
+    assert evaluation is not None
+    assert evaluation.cutoff_ns == cutoff
+    assert len(received.scores["scores"]) == 4
+
+
+@pytest.mark.parametrize("problem", [NotReady("no"), SchemaMismatch("no"), StoreUnavailable("no")])
+def test_a_model_that_cannot_be_measured_is_kept_and_the_reason_told(
+    config: NodeConfig, model: bytes, problem: Exception
+) -> None:
+    def rows() -> Rows:
+        raise problem
+
+    received = unpack_reply(client_app.receive(config, pack_model(Handout(None), model), rows), Received)
+
+    assert isinstance(received, Received)
+    assert (received.scores, received.reason) == (None, "no")
+    assert load_latest(config.models_dir) is not None
+
+
+def test_a_damaged_model_is_refused_and_the_old_one_stays(config: NodeConfig, model: bytes) -> None:
+    ask("evaluate", pack_model(Handout(None), model))
+    before = load_latest(config.models_dir)
+
+    refused = unpack_reply(ask("evaluate", pack_model(Handout(None), model[:-40])), Received)
+
+    assert isinstance(refused, Refused)
+    assert "no sound model file" in refused.reason
+    after = load_latest(config.models_dir)
+    assert before is not None
+    assert after is not None
+    assert before.digest == after.digest
