@@ -288,7 +288,7 @@ def test_a_model_that_reaches_too_few_nodes_fails_the_run_but_stays_with_the_con
         None if message.metadata.message_type == "evaluate" else content
     )
 
-    with pytest.raises(RunFailed, match="1 of at least 2 nodes took it: worker-2: no reply within .*; worker-3"):
+    with pytest.raises(RunFailed, match=r"1 of at least 2 nodes took it: worker-2: no reply within .*; worker-3"):
         controller.run("1", num_server_rounds=1)
 
     assert controller.latest("controller") is not None
