@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from support.dataclay_stack import DataclayStack
+
+# no test depends on how fast the machine is
+settings.register_profile("icosfl", deadline=None)
+settings.load_profile("icosfl")
 
 
 @pytest.fixture(scope="session")
