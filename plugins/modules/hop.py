@@ -59,7 +59,7 @@ EXAMPLES = r"""
 - name: Ask Redis whether it answers
   hop:
     kind: redis
-    address: 127.0.0.1:6379
+    address: 127.0.0.1:1234
 """
 
 RETURN = r"""

@@ -1,0 +1,314 @@
+"""A whole fleet on this machine, deployed by the real playbooks, trained, killed piece by piece, and removed.
+
+The tests run in the order in which they stand: each finds the fleet as the one before it left it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+SLOTS = {"control": 10, "worker-1": 11, "worker-2": 12}
+SERVICES = [
+    ("control", "redis"),
+    ("control", "dataclay_metadata"),
+    ("control", "dataclay_proxy"),
+    ("control", "superlink"),
+    ("control", "superlink_executor"),
+    ("worker-1", "redis"),
+    ("worker-1", "dataclay_backend"),
+    ("worker-1", "otlp_bridge"),
+    ("worker-1", "host_metrics"),
+    ("worker-1", "supernode"),
+    ("worker-1", "supernode_executor"),
+    ("worker-1", "forecast_api"),
+]
+GREEN_WITHIN_SECONDS = 30  # what the operator is promised
+
+pytestmark = [pytest.mark.federation, pytest.mark.timeout(900)]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The fleet under test: its inventory and the directory of its hosts."""
+
+    inventory: Path
+    home: Path
+
+    def icosfl(self, *arguments: str, check: bool = True) -> Any:
+        """Run an icosfl command and return its JSON."""
+        done = self.run("icosfl", "-i", str(self.inventory), "--json", *arguments)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    def playbook(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ansible-playbook as an operator would."""
+        return self.run("ansible-playbook", name, "-i", str(self.inventory), *arguments)
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the locked environment in the project's root."""
+        environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1"}
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+
+    def hosts(self) -> dict[str, dict[str, Any]]:
+        """What `icosfl status` says, by host."""
+        return {host["host"]: host for host in self.icosfl("status", check=False)["hosts"]}
+
+    def service(self, host: str, name: str) -> dict[str, Any]:
+        """What `icosfl status` says of one service."""
+        return next(each for each in self.hosts()[host]["services"] if each["name"] == name)
+
+    def port(self, host: str, service: str) -> int:
+        """The port of a service, computed as the plan says."""
+        facts = yaml.safe_load((ROOT / "group_vars/all/ports.yml").read_text(encoding="utf-8"))
+        return int(facts["icosfl_ports"][service] + SLOTS[host] * facts["icosfl_port_stride"])
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """An inventory like inventories/local, but in a directory and on ports of its own; removed at the end."""
+    base = tmp_path_factory.mktemp("fleet")
+    home = base / "home"
+    values = yaml.safe_load((ROOT / "inventories/local/group_vars/local.yml").read_text(encoding="utf-8"))
+    values |= {
+        "icosfl_project_dir": str(ROOT),
+        "icosfl_home": f"{home}/{{{{ inventory_hostname }}}}",
+        "icosfl_venv": str(BIN.parent),
+        "icosfl_training": {**values["icosfl_training"], "num-server-rounds": 1},
+    }
+    hosts = {name: {"icosfl_slot": slot} for name, slot in SLOTS.items()}
+    control = {"control": hosts.pop("control")}
+    groups = {"controller": {"hosts": control}, "workers": {"hosts": hosts}}
+    (base / "inventory/group_vars").mkdir(parents=True)
+    (base / "inventory/hosts.yml").write_text(yaml.safe_dump({"local": {"children": {"nodes": {"children": groups}}}}))
+    (base / "inventory/group_vars/local.yml").write_text(yaml.safe_dump(values))
+    fleet = Fleet(base / "inventory", home)
+
+    yield fleet
+
+    fleet.playbook("playbooks/reset.yml", "-e", "icosfl_reset_confirmed=true")
+
+
+def recap(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, int]]:
+    """The counts of a playbook's recap, by host."""
+    assert "PLAY RECAP" in done.stdout, done.stdout + done.stderr
+    counts = {}
+    for line in done.stdout.split("PLAY RECAP")[1].splitlines()[1:]:
+        name, found, rest = line.partition(" : ")
+        if found:
+            counts[name.strip()] = {key: int(value) for key, value in (part.split("=") for part in rest.split())}
+    return counts
+
+
+def test_a_check_on_an_empty_machine_is_clean_and_touches_nothing(fleet: Fleet) -> None:
+    done = fleet.playbook("site.yml", "--check", "--diff")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(counts["failed"] == 0 and counts["changed"] > 0 for counts in recap(done).values())
+    assert not fleet.home.exists()
+
+
+def test_one_command_deploys_a_fleet_whose_services_all_work(fleet: Fleet) -> None:
+    result = fleet.icosfl("up")
+
+    assert result, "up says what it did"
+    hosts = fleet.hosts()
+    assert set(hosts) == set(SLOTS)
+    assert {name: host["condition"] for name, host in hosts.items()} == dict.fromkeys(SLOTS, "green")
+
+
+def test_a_second_run_changes_nothing(fleet: Fleet) -> None:
+    done = fleet.playbook("site.yml")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {host: counts["changed"] for host, counts in recap(done).items()} == dict.fromkeys(SLOTS, 0)
+
+
+def test_a_check_on_a_deployed_machine_finds_nothing_to_change(fleet: Fleet) -> None:
+    done = fleet.playbook("site.yml", "--check", "--diff")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {host: counts["changed"] for host, counts in recap(done).items()} == dict.fromkeys(SLOTS, 0)
+
+
+def test_every_hop_is_proved(fleet: Fleet) -> None:
+    done = fleet.playbook("playbooks/verify.yml")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(counts["failed"] == 0 and counts["ok"] >= 5 for counts in recap(done).values())
+
+
+def test_everything_listens_on_loopback_only(fleet: Fleet) -> None:
+    pids = {service["pid"] for host in fleet.hosts().values() for service in host["services"]}
+    listening = [c.laddr.ip for c in psutil.net_connections("inet") if c.status == "LISTEN" and c.pid in pids]
+
+    assert len(listening) >= 3 * 7
+    assert set(listening) <= {"127.0.0.1", "::1"}
+
+
+def test_a_node_without_a_model_says_why_it_is_not_ready(fleet: Fleet) -> None:
+    answer = httpx.get(f"http://127.0.0.1:{fleet.port('worker-1', 'forecast')}/v1/forecast")
+
+    assert answer.status_code == 503
+    assert "no model yet" in " ".join(answer.json()["reasons"])
+
+
+def test_a_federated_run_gives_every_node_the_same_model_and_forecasts(fleet: Fleet) -> None:
+    fleet.icosfl("watch", "--until-ready")
+
+    fleet.icosfl("train")
+
+    wait_until(lambda: {host["condition"] for host in fleet.hosts().values()} == {"green"}, 30)
+    answers = [forecast(fleet, host) for host in SLOTS]
+    assert len({answer["model"]["digest"] for answer in answers}) == 1
+    assert answers[0]["model"]["nodes"] == ["worker-1", "worker-2"]
+    for answer in answers:
+        series = {(each["series"], each["unit"]) for each in answer["forecasts"]}
+        assert {("cpu_usage", "%"), ("memory_usage", "MiBy"), ("load_1m", "1")} <= series
+        for each in answer["forecasts"]:
+            assert set(each["baselines"]) == {"persistence", "moving_average", "ar"}
+            assert each["lower"] <= each["value"] <= each["upper"]
+            assert each["series"] != "cpu_usage" or 0 <= each["value"] <= 100
+
+
+def test_a_second_run_starts_from_the_first_ones_model(fleet: Fleet) -> None:
+    before = forecast(fleet, "worker-1")["model"]["digest"]
+
+    fleet.icosfl("train")
+
+    runs = sorted((fleet.home / "control/data/runs").glob("*/progress.jsonl"), key=lambda path: path.stat().st_mtime)
+    ready = next(each for each in map(json.loads, runs[-1].read_text().splitlines()) if each["event"] == "ready")
+    assert ready["warm_start"] == before
+    wait_until(lambda: forecast(fleet, "worker-1")["model"]["digest"] != before, 30)
+
+
+@pytest.mark.parametrize(("host", "name"), SERVICES)
+def test_a_killed_service_comes_back_and_all_is_green_again(fleet: Fleet, host: str, name: str) -> None:
+    pid = fleet.service(host, name)["pid"]
+
+    os.kill(pid, signal.SIGKILL)
+
+    wait_until(lambda: green(fleet) and fleet.service(host, name)["pid"] not in {0, pid}, GREEN_WITHIN_SECONDS)
+
+
+def test_rows_outlive_the_kills(fleet: Fleet) -> None:
+    rows = fleet.hosts()["worker-1"]["rows"]
+
+    assert rows > 100
+    wait_until(lambda: fleet.hosts()["worker-1"]["rows"] > rows, 20)
+
+
+def test_a_changed_value_restarts_only_what_reads_it(fleet: Fleet) -> None:
+    before = {service["name"]: service["pid"] for service in fleet.hosts()["worker-2"]["services"]}
+
+    done = fleet.playbook("site.yml", "--limit", "worker-2,control", "-e", "otlp_bridge_drain_seconds=4")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = {service["name"]: service["pid"] for service in fleet.hosts()["worker-2"]["services"]}
+    assert {name for name in before if before[name] != after[name]} == {"otlp_bridge"}
+
+
+def test_a_run_with_fewer_nodes_than_wanted_fails_and_names_the_cure(fleet: Fleet) -> None:
+    done = fleet.playbook("playbooks/train.yml", "-e", "training_nodes=9", "-e", "training_submit_timeout=3")
+
+    assert done.returncode != 0
+    assert "of 9 SuperNodes are online" in done.stdout
+    assert "icosfl status" in done.stdout
+
+
+def test_down_stops_everything_and_keeps_rows_and_models(fleet: Fleet) -> None:
+    fleet.icosfl("down")
+
+    assert not running_below(fleet.home)
+    assert list((fleet.home / "worker-1/data/models").glob("*.npz"))
+
+
+def test_a_busy_port_is_refused_before_anything_starts(fleet: Fleet) -> None:
+    port = fleet.port("worker-1", "host_metrics")
+    server = subprocess.Popen([sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"])
+    try:
+        wait_until(lambda: port in {c.laddr.port for c in psutil.net_connections("inet") if c.status == "LISTEN"}, 20)
+
+        done = fleet.playbook("site.yml", "--limit", "worker-1,control")
+    finally:
+        server.kill()
+        server.wait()
+
+    assert done.returncode != 0
+    assert f"port {port} (host_metrics) is already used by pid {server.pid}" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("extra", "named"),
+    [
+        ("icosfl_required_disk_mb=999999999", "free disk"),
+        ("icosfl_required_memory_mb=99999999", "of memory"),
+        ("icosfl_redis_binary=/nowhere/redis-server", "/nowhere/redis-server is not an executable file"),
+    ],
+)
+def test_a_host_that_lacks_something_is_refused_with_the_cure(fleet: Fleet, extra: str, named: str) -> None:
+    done = fleet.playbook("site.yml", "--limit", "worker-1,control", "-e", as_json(extra))
+
+    text = " ".join(done.stdout.split())
+    assert done.returncode != 0
+    assert named in text
+    assert "Cure:" in text
+
+
+def test_reset_leaves_nothing_behind(fleet: Fleet) -> None:
+    done = fleet.playbook("playbooks/reset.yml")
+    assert done.returncode != 0
+    assert "confirm it" in done.stdout
+
+    fleet.icosfl("reset", "--yes")
+
+    assert not running_below(fleet.home)
+    assert not [path for path in fleet.home.rglob("*") if path.is_file()]
+
+
+def as_json(extra: str) -> str:
+    """KEY=VALUE as the JSON that keeps a number a number."""
+    key, _, value = extra.partition("=")
+    return json.dumps({key: int(value) if value.isdigit() else value})
+
+
+def forecast(fleet: Fleet, host: str) -> dict[str, Any]:
+    """A node's forecasts, from its endpoint, once it has them."""
+    url = f"http://127.0.0.1:{fleet.port(host, 'forecast')}/v1/forecast"
+    wait_until(lambda: httpx.get(url).status_code == 200, 30)
+    return dict(httpx.get(url).json())
+
+
+def green(fleet: Fleet) -> bool:
+    """Whether `icosfl status` finds every host green."""
+    return {host["condition"] for host in fleet.hosts().values()} == {"green"}
+
+
+def wait_until(condition: Any, seconds: float) -> None:
+    """Wait until a condition holds; fail when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {seconds} s"
+        time.sleep(0.3)
+
+
+def running_below(home: Path) -> list[psutil.Process]:
+    """The processes whose command line names a file below `home`."""
+    return [each for each in psutil.process_iter(["cmdline"]) if str(home) in " ".join(each.info["cmdline"] or [])]
