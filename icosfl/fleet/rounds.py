@@ -232,11 +232,21 @@ def _say(answer: Mapping[str, object]) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
 
 
+def answer(arguments: Sequence[str] | None = None) -> dict[str, object]:
+    """Do what the arguments ask for; returns what was waited for, with its words in `line`.
+
+    Raises:
+        IcosflError: why nothing came of it.
+    """
+    options = _parser().parse_args(arguments)
+    result: dict[str, object] = options.run(options)
+    return result
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    options = _parser().parse_args(arguments)
     try:
-        _say(options.run(options))
+        _say(answer(arguments))
     except IcosflError as error:
         _say({"error": error.message, "cure": error.cure, "line": str(error)})
         sys.stderr.write(f"{error}\n")
