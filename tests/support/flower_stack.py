@@ -1,4 +1,4 @@
-"""A real SuperLink with SuperNodes for tests, on free ports of loopback: each with its executor, as in a fleet."""
+"""A real SuperLink with SuperNodes for tests, on free ports of loopback, run as the roles run them."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ class FlowerStack:
     def __init__(self, directory: Path, controller: Path, workers: Mapping[str, Path]) -> None:
         self.home = directory / "flwr"
         self._directory = directory
-        app_io, fleet, control, *health = (_loopback(port) for port in free_ports(5 + 3 * len(workers)))
-        superlink = ["--insecure", "--isolation=process", f"--database={directory / 'state.db'}"]
-        superlink += [f"--serverappio-api-address={app_io}", f"--fleet-api-address={fleet}"]
-        superlink += [f"--control-api-address={control}"]
+        app_io, fleet, control, *free = (_loopback(port) for port in free_ports(5 + 2 * len(workers)))
+        superlink = _program("flower-superlink", "--insecure", "--isolation=process")
+        superlink += [f"--database={directory / 'state.db'}", f"--serverappio-api-address={app_io}"]
+        superlink += [f"--fleet-api-address={fleet}", f"--control-api-address={control}"]
         self.services = {
-            "superlink": self._service("superlink", controller, "flower-superlink", superlink, health.pop()),
-            "superlink-executor": self._executor("superlink", controller, "serverapp", app_io, health.pop()),
+            "superlink": self._service("superlink", controller, superlink, free.pop()),
+            "superlink-executor": self._service(
+                "superlink-executor", controller, _executor("serverapp", app_io), free.pop()
+            ),
         }
         for host, config in workers.items():
-            app_io = health.pop()
-            supernode = ["--insecure", "--isolation=process", f"--superlink={fleet}"]
-            supernode += [f"--clientappio-api-address={app_io}"]
-            self.services[host] = self._service(host, config, "flower-supernode", supernode, health.pop())
-            self.services[f"{host}-executor"] = self._executor(host, config, "clientapp", app_io, health.pop())
+            app_io, health = free.pop(), free.pop()
+            command = [sys.executable, "-m", "icosfl.fleet.together", "--", *_executor("clientapp", app_io), "--"]
+            command += _program("flower-supernode", "--insecure", "--isolation=process", f"--superlink={fleet}")
+            self.services[host] = self._service(host, config, [*command, f"--clientappio-api-address={app_io}"], health)
         self.home.mkdir(parents=True)
         connection = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
         (self.home / "config.toml").write_text(
@@ -72,13 +73,7 @@ class FlowerStack:
         """What a service said."""
         return self.services[name].log.read_text(encoding="utf-8")
 
-    def _executor(self, host: str, config: Path, plugin: str, app_io: Endpoint, health: Endpoint) -> SupervisedProcess:
-        arguments = ["--insecure", f"--plugin-type={plugin}", f"--appio-api-address={app_io}"]
-        return self._service(f"{host}-executor", config, "flower-superexec", arguments, health)
-
-    def _service(
-        self, name: str, config: Path, program: str, arguments: list[str], health: Endpoint
-    ) -> SupervisedProcess:
+    def _service(self, name: str, config: Path, command: list[str], health: Endpoint) -> SupervisedProcess:
         own = Path(sys.executable).parent
         variables = {
             **ENVIRONMENT,
@@ -87,8 +82,16 @@ class FlowerStack:
             NODE_CONFIG_VARIABLE: str(config),
         }
         settings = [f"{key}={value}" for key, value in variables.items()]
-        command = ["env", *settings, str(own / program), *arguments, f"--health-server-address={health}"]
-        return SupervisedProcess(name, command, self._directory / f"{name}.log", health)
+        whole = ["env", *settings, *command, f"--health-server-address={health}"]
+        return SupervisedProcess(name, whole, self._directory / f"{name}.log", health)
+
+
+def _program(name: str, *arguments: str) -> list[str]:
+    return [str(Path(sys.executable).parent / name), *arguments]
+
+
+def _executor(plugin: str, app_io: Endpoint) -> list[str]:
+    return _program("flower-superexec", "--insecure", f"--plugin-type={plugin}", f"--appio-api-address={app_io}")
 
 
 def _loopback(port: int) -> Endpoint:
