@@ -160,7 +160,7 @@ def test_everything_listens_on_loopback_only(fleet: Fleet) -> None:
     listening = [c.laddr.ip for c in psutil.net_connections("inet") if c.status == "LISTEN" and c.pid in pids]
 
     assert len(listening) >= 3 * 7
-    assert set(listening) <= {"127.0.0.1", "::1"}
+    assert set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def test_a_node_without_a_model_says_why_it_is_not_ready(fleet: Fleet) -> None:
