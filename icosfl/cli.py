@@ -127,7 +127,8 @@ def train(
     result = session.run("train", variables)
     if result.status != "ok":
         _leave(session.tell(result))
-    found = await_new_models(lambda: ask_all(fleet), before, NEW_MODEL_SECONDS)
+    with session.screen.status("waiting for every node to measure the new model"):
+        found = await_new_models(lambda: ask_all(fleet), before, NEW_MODEL_SECONDS)
     code = session.tell(result, nodes=found)
     session.screen.print(skill_screen(found), skill_note(), sep="\n")
     _leave(code)

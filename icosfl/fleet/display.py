@@ -119,6 +119,8 @@ class LiveDisplay(PlainDisplay):
         self._line = Text.assemble(
             (tally.play, "bold"), (" / ", "dim"), tally.task, (f"  {done}", "dim") if done else "", no_wrap=True
         )
+        if isinstance(step, Recapped):
+            self._line = Text("ending", style="dim")
         self._line.overflow = "ellipsis"
         self.tick()
 
@@ -162,6 +164,8 @@ def result_screen(result: PlaybookResult) -> RenderableType:
             (f"{result.playbook}: {result.status}", style), f"  {changed}  {result.seconds:.0f} s", overflow="fold"
         )
     )
+    if result.status == "interrupted":
+        parts.append(Text("what was done stays; the same command goes on from there", style="dim"))
     if result.status != "ok" and result.log is not None:
         parts.append(Text(f"Ansible's whole output: {result.log}", overflow="fold"))
     return Group(*parts)

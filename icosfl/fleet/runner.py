@@ -5,30 +5,23 @@ Only this module knows ansible-runner.
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any, Literal, Protocol
-
-import psutil
 
 from icosfl.config import search_path
 from icosfl.errors import RunFailed
 from icosfl.fleet.events import Failure, HostRecap, Step, Tally, interpret, strip_colour
+from icosfl.fleet.interrupts import Interrupts
 from icosfl.fleet.inventory import environment_of
 
 LOGS_KEPT = 20
 POLL_SECONDS = 0.25
-GRACE_SECONDS = 3.0
 INTERRUPTED = 130
 
 
@@ -76,53 +69,13 @@ class PlaybookResult:
 
 
 @dataclass(slots=True)
-class _Interrupts:
-    """Hands the first Ctrl-C to Ansible, which then ends in good order; kills it on the second one or after a while."""
-
-    pid: int | None = None
-    count: int = 0
-    first: float = 0.0
-
-    def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        self.count += 1
-        if self.count == 1:
-            self.first = time.monotonic()
-            if self.pid is not None:
-                os.kill(self.pid, signal.SIGINT)
-
-    def kill(self) -> bool:
-        """Whether the playbook must be killed now; its workers, which are no longer in its process group, are."""
-        if not self.count:
-            return False
-        patient = self.count == 1 and time.monotonic() - self.first < GRACE_SECONDS
-        if self.pid is not None and patient:
-            return False
-        for worker in _descendants(self.pid):
-            with suppress(psutil.NoSuchProcess):
-                worker.kill()
-        return True
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-@dataclass(slots=True)
 class _Run:
     """One playbook while it runs: takes ansible-runner's events and keeps what they amount to."""
 
     display: Display
     log: IO[str]
     tally: Tally = field(default_factory=Tally)
-    interrupts: _Interrupts = field(default_factory=_Interrupts)
+    interrupts: Interrupts = field(default_factory=Interrupts)
     loose: list[str] = field(default_factory=list)
 
     def take(self, event: dict[str, Any]) -> bool:
@@ -236,13 +189,6 @@ def _failures(run: _Run) -> tuple[Failure, ...]:
     start = max(text.rfind("[ERROR]"), text.rfind("ERROR!"), 0)
     message = "\n".join(text[start:].splitlines()[:8]) or "Ansible ended without a word"
     return (Failure("", run.tally.play, run.tally.task, message.removeprefix("[ERROR]: ")),)
-
-
-def _descendants(pid: int | None) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True) if pid is not None else []
-    except psutil.NoSuchProcess:
-        return []
 
 
 def _log_file(playbook: Playbook) -> Path:

@@ -69,7 +69,9 @@ def status_screen(status: FleetStatus) -> RenderableType:
 
 def _host(host: HostStatus) -> Iterator[RenderableType]:
     colour = "green" if host.green else "yellow" if host.condition == "unreachable from here" else "bold red"
-    yield Text.assemble((host.host, "bold"), "  ", (host.condition, colour), "  ", _node(host.readiness))
+    stopped = host.reason if not any(service.pid for service in host.services) else ""
+    note = Text(stopped, style="dim") if host.services and stopped else _node(host.readiness)
+    yield Text.assemble((host.host, "bold"), "  ", (host.condition, colour), "  ", note)
     if not host.services:
         yield Text(f"  {host.reason}\n", style="dim")
         return

@@ -16,7 +16,7 @@ from typing import Self
 import numpy as np
 
 from icosfl.config import run_config, schema_of
-from icosfl.errors import IcosflError, NotReady, StoreUnavailable
+from icosfl.errors import IcosflError, NotReady, StoreUnavailable, Unavailable
 from icosfl.fleet.inventory import Fleet, Host
 from icosfl.fleet.status import ELSEWHERE
 from icosfl.schema import Rows, Schema
@@ -150,7 +150,14 @@ class Watch:
             return tuple(pool.map(lambda node: node.read(now), self.nodes))
 
     def patience_seconds(self) -> float:
-        """How long to wait until every node is ready: twice what all the rows take to come, and a minute."""
+        """How long to wait until every node is ready: twice what all the rows take to come, and a minute.
+
+        Raises:
+            Unavailable: a node cannot be watched from here, so waiting for it would be in vain.
+        """
+        away = [node.host.name for node in self.nodes if not node.host.is_local]
+        if away:
+            raise Unavailable(f"{', '.join(away)}: {ELSEWHERE}", cure="watch these nodes on their own machines")
         return 60 + 2 * max((node.needed * node.host.node.period_seconds for node in self.nodes), default=0.0)
 
     def _store(self, host: Host) -> SeriesStore:

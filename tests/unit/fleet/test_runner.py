@@ -92,7 +92,8 @@ def test_a_playbook_that_ends_well_is_shown_as_lines_and_counted(project: Path, 
     result = run(project, "speaks", screen)
 
     assert (result.status, result.exit_code, result.changed) == ("ok", 0, 1)
-    assert result.lines == ("round 1 on nobody", "round 2 on nobody", "control is done", "worker-1 is done")
+    assert result.lines[:2] == ("round 1 on nobody", "round 2 on nobody")
+    assert sorted(result.lines[2:]) == ["control is done", "worker-1 is done"]
     assert [(host.host, host.changed, host.failed) for host in result.hosts] == [("control", 0, 0), ("worker-1", 1, 0)]
     assert "    round 1 on nobody\n" in text_of(screen)
     assert "✓ Tell the rounds" in text_of(screen)

@@ -172,6 +172,16 @@ def test_services_are_shown_with_state_port_pid_and_problem() -> None:
     assert "lab: not green: worker-1" in text
 
 
+def test_a_stopped_host_says_how_to_start_it() -> None:
+    service = ServiceStatus("redis", "NOT RUNNING", "", 0, 0, {"redis": 6400}, Path("/l"))
+    host = HostStatus("worker-1", (), "down", "its services are stopped: icosfl up", (service,), None)
+
+    text = shown(status_screen(FleetStatus("lab", (host,))))
+
+    assert line_of(text, "stopped") == "worker-1 down its services are stopped: icosfl up"
+    assert line_of(text, "redis") == "redis NOT RUNNING - - 6400"
+
+
 def test_a_green_fleet_says_so() -> None:
     assert "lab: green" in shown(status_screen(FleetStatus("lab", (HostStatus("a", (), "green", "", (), None),))))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from icosfl.config import run_config, schema_of
-from icosfl.errors import ConfigError, NotReady, StoreUnavailable
+from icosfl.errors import ConfigError, NotReady, StoreUnavailable, Unavailable
 from icosfl.fleet.status import ELSEWHERE
 from icosfl.fleet.watch import SILENT, Patience, Reading, Value, Watch, Watched, newest_values, readings, settings_of
 from icosfl.schema import Rows
@@ -115,7 +115,23 @@ def test_every_host_of_the_fleet_is_read(tmp_path: Path) -> None:
         ("control", "there is no row yet"),
         ("edge-01", ELSEWHERE),
     ]
-    assert watch.patience_seconds() == 60 + 2 * found[0].needed
+
+
+def test_patience_grows_with_the_rows_that_are_needed(tmp_path: Path) -> None:
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+
+    with Watch(make_fleet(tmp_path, make_host("control", tmp_path))) as watch:
+        assert watch.patience_seconds() == 60 + 2 * watch.read()[0].needed
+
+
+def test_nobody_waits_for_a_node_that_cannot_be_watched(tmp_path: Path) -> None:
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+
+    with (
+        Watch(make_fleet(tmp_path, make_host("edge-01", tmp_path, connection="ssh"))) as watch,
+        pytest.raises(Unavailable, match="edge-01"),
+    ):
+        watch.patience_seconds()
 
 
 def test_the_fleets_values_override_the_apps(tmp_path: Path) -> None:
