@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import math
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
-import httpx
 import numpy as np
 import pytest
-import tomli_w
 from prometheus_client.parser import text_string_to_metric_families
-from pydantic import TypeAdapter
 
-from icosfl.config import Endpoint, ForecastConfig, NodeConfig, SeriesConfig, StoreConfig, schema_of
-from icosfl.errors import Unavailable
-from icosfl.process.scale import Moments
+from icosfl.config import Endpoint, SeriesConfig, StoreConfig, schema_of
 from icosfl.schema import Rows
 from icosfl.serve.client import read_forecast, read_readiness
 from icosfl.serve.values import ForecastPage
 from icosfl.store import open_store
-from icosfl.train.artifact import Artifact, now_utc, save
-from icosfl.train.local import Plan, cut, cutoff_of
-from icosfl.train.loop import fit
-from icosfl.train.model import build, to_arrays
-from icosfl.train.shape import ModelShape
 from support.dataclay_stack import DataclayStack, free_ports
+from support.forecast_service import running_forecast, taught
 
 SERIES = (SeriesConfig("cpu_usage", "%"), SeriesConfig("memory_usage", "MiBy"), SeriesConfig("power", "W"))
 SCHEMA = schema_of(SERIES)
 SECOND = 10**9
-T = TypeVar("T")
-ROWS, WINDOW, HORIZONS = 480, 12, (1, 5)
+ROWS = 480
 
 
 def truth(seconds: np.ndarray) -> np.ndarray:
@@ -53,91 +38,12 @@ def rows_up_to(end_ns: int, count: int) -> Rows:
     return Rows(times, truth(times / SECOND))
 
 
-def taught(rows: Rows, directory: Path, epochs: int) -> Artifact:
-    """A model of the first three quarters of the rows, saved where the service looks."""
-    plan = Plan(SCHEMA.names, WINDOW, HORIZONS, 1.0, 3.0)
-    cutoff = cutoff_of(rows, 0.75)
-    train = cut(rows, SCHEMA, plan, cutoff).train
-    scaler = Moments.of(rows.values[rows.times <= cutoff]).scaler()
-    shape = ModelShape(series=len(SCHEMA), horizons=len(HORIZONS), hidden=16, layers=1)
-    model = build(shape, seed=1)
-    fit(model, train, scaler, epochs=epochs, learning_rate=0.01, batch_size=32, seed=1)
-    artifact = Artifact(
-        schema=SCHEMA,
-        period_seconds=1.0,
-        window=WINDOW,
-        horizons=HORIZONS,
-        train_fraction=0.75,
-        scaler=scaler,
-        shape=shape,
-        run=f"run-{epochs}",
-        round=epochs,
-        nodes=("worker1",),
-        created=now_utc(),
-        parent=None,
-        arrays=tuple(to_arrays(model)),
-    )
-    save(artifact, directory)
-    return artifact
-
-
-@dataclass(frozen=True)
-class Service:
-    """A running forecast service."""
-
-    process: subprocess.Popen[bytes]
-    address: str
-    log: Path
-    models_dir: Path
-
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"http://{self.address}{path}", timeout=10, trust_env=False)
-
-    def until(self, ask: Callable[[str, float], T], good: Callable[[T], bool]) -> T:
-        """The first good answer, within a minute."""
-        deadline = time.monotonic() + 60
-        answer: object = None
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, self.log.read_text()
-            try:
-                answer = found = ask(self.address, 10)
-            except Unavailable as error:
-                answer = error
-            else:
-                if good(found):
-                    return found
-            time.sleep(0.05)
-        raise AssertionError(f"{answer}\n{self.log.read_text()}")
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
-
-
-@contextmanager
-def running(directory: Path, store: StoreConfig) -> Iterator[Service]:
-    """The service as the fleet runs it."""
-    (port,) = free_ports(1)
-    models_dir = directory / "models"
-    node = NodeConfig("worker1", 1.0, 3.0, 3600.0, models_dir, directory / "runs", store, SERIES)
-    config = ForecastConfig(Endpoint("127.0.0.1", port), 0.1, 1.0, node, "info")
-    path, log = directory / "forecast.toml", directory / "forecast.log"
-    path.write_text(tomli_w.dumps(TypeAdapter(ForecastConfig).dump_python(config, mode="json")), encoding="utf-8")
-    with log.open("wb") as file:
-        process = subprocess.Popen([sys.executable, "-m", "icosfl.serve", "--config", str(path)], stderr=file)
-    try:
-        yield Service(process, f"127.0.0.1:{port}", log, models_dir)
-    finally:
-        process.kill()
-        process.wait()
-
-
 def memory_store() -> StoreConfig:
     return StoreConfig("memory", "rows", 100, 1.0, Endpoint("127.0.0.1", 1), "d", "u", "p")
 
 
 def test_a_node_without_rows_and_model_lives_says_why_it_cannot_forecast_and_stops_in_peace(tmp_path: Path) -> None:
-    with running(tmp_path, memory_store()) as service:
+    with running_forecast(tmp_path, memory_store(), SERIES) as service:
         readiness = service.until(read_readiness, lambda answer: answer.store is not None)
 
         assert not readiness.ready
@@ -151,7 +57,7 @@ def test_a_node_without_rows_and_model_lives_says_why_it_cannot_forecast_and_sto
 
 
 def test_a_busy_port_ends_the_start_with_one_line_and_its_cure(tmp_path: Path) -> None:
-    with running(tmp_path, memory_store()) as service:
+    with running_forecast(tmp_path, memory_store(), SERIES) as service:
         service.until(read_readiness, lambda answer: True)
 
         second = subprocess.run(
@@ -186,7 +92,7 @@ def test_a_store_that_is_not_there_is_a_reason_and_blocks_neither_pages_nor_the_
     (port,) = free_ports(1)
     store = StoreConfig("dataclay", "rows", 100, 2.0, Endpoint("127.0.0.1", port), "admin", "admin", "admin")
 
-    with running(tmp_path, store) as service:
+    with running_forecast(tmp_path, store, SERIES) as service:
         readiness = service.until(read_readiness, lambda answer: "not available" in " ".join(answer.reasons))
 
         assert readiness.store is None
@@ -201,14 +107,14 @@ def test_rows_in_dataclay_and_a_model_make_forecasts_near_the_truth(
     config = dataclay_stack.store_config("forecast_service", capacity=600)
     newest = time.time_ns() // SECOND * SECOND
     rows = rows_up_to(newest, ROWS)
-    with open_store(config, SCHEMA) as store, running(tmp_path, config) as service:
+    with open_store(config, SCHEMA) as store, running_forecast(tmp_path, config, SERIES) as service:
         store.append(rows)
         service.until(read_readiness, lambda answer: answer.store is not None and answer.store.rows == ROWS)
         assert service.get("/v1/forecast").status_code == 503
 
-        poor = taught(rows, service.models_dir, epochs=1)
+        poor = taught(rows, SCHEMA, service.models_dir, epochs=1)
         first = service.until(read_forecast, lambda page: page.ready)
-        good = taught(rows, service.models_dir, epochs=60)
+        good = taught(rows, SCHEMA, service.models_dir, epochs=60)
         page = service.until(read_forecast, lambda page: page.model is not None and page.model.digest == good.digest)
 
         assert first.model is not None

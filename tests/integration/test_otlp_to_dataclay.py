@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import math
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
-import tomli_w
-import yaml
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_health.v1.health_pb2_grpc import HealthStub
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
@@ -35,52 +25,13 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from pydantic import TypeAdapter
 
-from icosfl.config import BridgeConfig, Endpoint, RuleConfig, SeriesConfig, StoreConfig, schema_of
+from icosfl.config import StoreConfig
 from icosfl.store import SeriesStore, open_store
-from support.dataclay_stack import DataclayStack, free_ports
+from support.bridge_service import SCHEMA, exporting, running_bridge, wait_for_health
+from support.dataclay_stack import DataclayStack
 
-FACTS = yaml.safe_load((Path(__file__).parents[2] / "group_vars/all/metrics.yml").read_text(encoding="utf-8"))
-SERIES = TypeAdapter(tuple[SeriesConfig, ...]).validate_python(FACTS["icosfl_series"])
-RULES = TypeAdapter(tuple[RuleConfig, ...]).validate_python(FACTS["icosfl_bridge_rules"])
-SCHEMA = schema_of(SERIES)
 SECOND = 10**9
-
-
-@contextmanager
-def running_bridge(directory: Path, store: StoreConfig) -> Iterator[Endpoint]:
-    """The bridge as the fleet runs it; its listening address."""
-    listen, pages = (Endpoint("127.0.0.1", port) for port in free_ports(2))
-    config = BridgeConfig(listen, pages, 0.5, 60, 0.2, 5, 4 * 2**20, store, SERIES, RULES, "info")
-    path = directory / "bridge.toml"
-    path.write_text(tomli_w.dumps(asdict(config)), encoding="utf-8")
-    with (directory / "bridge.log").open("wb") as log:
-        service = subprocess.Popen([sys.executable, "-m", "icosfl.bridge", "--config", str(path)], stderr=log)
-    try:
-        yield listen
-        service.send_signal(signal.SIGTERM)
-        assert service.wait(30) == 0, (directory / "bridge.log").read_text()
-    finally:
-        service.kill()
-        service.wait()
-
-
-def wait_for_health(listen: Endpoint, wanted: int) -> None:
-    """Return once the bridge's health is as wanted, at most 60 s."""
-    with grpc.insecure_channel(str(listen)) as channel:
-        for answer in HealthStub(channel).Watch(HealthCheckRequest(), timeout=60, wait_for_ready=True):
-            if answer.status == wanted:
-                return
-
-
-@contextmanager
-def exporting(listen: Endpoint, timeout: float = 30) -> Iterator[OTLPMetricExporter]:
-    exporter = OTLPMetricExporter(endpoint=f"http://{listen}", insecure=True, timeout=timeout)
-    try:
-        yield exporter
-    finally:
-        exporter.shutdown()
 
 
 @pytest.fixture
