@@ -227,7 +227,9 @@ def run_config(project: Path) -> dict[str, object]:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
         return dict(data["tool"]["flwr"]["app"]["config"])
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}", cure="run icosfl in a complete checkout") from error
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}", cure="run icosfl in a complete checkout"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}", cure="correct the file") from error
     except (KeyError, TypeError) as error:

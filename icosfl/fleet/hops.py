@@ -1,7 +1,7 @@
 """The hops of the data's way, each proved by a question to the service itself; the answer is one line for a person.
 
-A question is asked until it is answered well or its time is over, so a hop that is just starting passes and a dead one fails with the
-last reason.
+A question is asked until it is answered well or its time is over, so a hop that is just starting passes and a dead one
+fails with the last reason.
 """
 
 from __future__ import annotations
@@ -109,16 +109,18 @@ def supernodes(home: Path, connection: str, wanted: int) -> str:
     return f"{online} SuperNodes are online"
 
 
-def store_through_proxy(address: str, alias: str) -> str:
+def store_through_proxy(address: str, alias: str, dataset: str, username: str) -> str:
     """Call the node's window through the dataClay proxy, as a dataClay client elsewhere would.
 
     Raises:
         Unavailable: the proxy, or what is behind it, does not answer.
     """
-    from icosfl.store.proxied import describe
+    from icosfl.config import Endpoint
+    from icosfl.store.proxied import rows_through
 
     host, _, port = address.rpartition(":")
-    return describe(host, int(port), alias, ANSWER_SECONDS)
+    rows = rows_through(Endpoint(host, int(port)), alias, dataset, username, ANSWER_SECONDS)
+    return f"the proxy at {address} reaches {alias}, {rows} rows"
 
 
 def _get(url: str, accepted: set[int] | None = None) -> str:

@@ -149,6 +149,15 @@ class Directory:
         link.call("attach", config.alias, schema.names, schema.units, config.capacity_rows, timeout=self._time_left())
         return link
 
+    def through(self, proxy: Endpoint) -> Link:
+        """Find the object by its alias and reach it by way of a proxy, which passes calls on to the object's backend.
+
+        Raises:
+            LinkLost: the service does not answer, or knows no such alias.
+        """
+        object_id, backend_id = self._look_up()
+        return Link(object_id, backend_id, self._channels, proxy, self._config)
+
     def _find(self, schema: Schema) -> tuple[str, str]:
         """The ids of the object and of its backend."""
         try:

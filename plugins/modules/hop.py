@@ -48,6 +48,12 @@ options:
   alias:
     description: The name of the window in dataClay (proxy).
     type: str
+  dataset:
+    description: The alias's dataset in dataClay (proxy).
+    type: str
+  username:
+    description: The account in dataClay (proxy).
+    type: str
   timeout_seconds:
     description: How long to ask.
     type: float
@@ -88,6 +94,8 @@ def main() -> None:
             "connection": {"type": "str"},
             "wanted": {"type": "int"},
             "alias": {"type": "str"},
+            "dataset": {"type": "str"},
+            "username": {"type": "str"},
             "timeout_seconds": {"type": "float", "default": 20},
         },
         required_if=[
@@ -98,7 +106,7 @@ def main() -> None:
             ("kind", "page", ["url", "metric"]),
             ("kind", "rows", ["url", "max_age_seconds"]),
             ("kind", "supernodes", ["home", "connection", "wanted"]),
-            ("kind", "proxy", ["address", "alias"]),
+            ("kind", "proxy", ["address", "alias", "dataset", "username"]),
         ],
         supports_check_mode=True,
     )
@@ -113,7 +121,9 @@ def main() -> None:
         "page": lambda: hops.page_value(given["url"], given["metric"]),
         "rows": lambda: hops.fresh_rows(given["url"], given["max_age_seconds"]),
         "supernodes": lambda: hops.supernodes(Path(given["home"]), given["connection"], given["wanted"]),
-        "proxy": lambda: hops.store_through_proxy(given["address"], given["alias"]),
+        "proxy": lambda: hops.store_through_proxy(
+            given["address"], given["alias"], given["dataset"], given["username"]
+        ),
     }
     question = questions.get(given["kind"], lambda: hops.health(given["kind"], given["address"], given["path"]))
     try:
