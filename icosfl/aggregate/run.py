@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -81,7 +83,7 @@ class _Run:
         train = self._settings.train
         self._log.append(Started(utc_now(), self._run, train.num_server_rounds, train.min_nodes))
         job = Job(self._node, train, self._question())
-        roster = call(self._grid, job.question, self._settings.query_timeout_seconds)
+        roster = self._roster(job)
         begun = self._begin(job, roster)
         rows = self._own_rows()
         strategy = self._strategy(job, roster, begun)
@@ -106,6 +108,15 @@ class _Run:
         wanted = schema_of(self._node.series).select(self._settings.train.series).series
         series = tuple(SeriesConfig(name=one.name, unit=one.unit) for one in wanted)
         return Question(series=series, period_seconds=self._node.period_seconds)
+
+    def _roster(self, job: Job) -> Roster:
+        """Ask the nodes, and load torch meanwhile: it takes seconds, and is needed as soon as they have answered."""
+        loading = threading.Thread(target=importlib.import_module, args=["icosfl.train.scores"])
+        loading.start()
+        try:
+            return call(self._grid, job.question, self._settings.query_timeout_seconds)
+        finally:
+            loading.join()
 
     def _begin(self, job: Job, roster: Roster) -> Artifact:
         roster.require(self._settings.train.min_nodes)
