@@ -80,7 +80,7 @@ def test_a_healthy_address_is_named(serve) -> None:
 
 
 def test_a_dead_address_is_named_with_a_cure() -> None:
-    with pytest.raises(Unavailable, match="127.0.0.1:9") as caught:
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9") as caught:
         hops.health("tcp", "127.0.0.1:9")
 
     assert "icosfl status" in caught.value.cure
