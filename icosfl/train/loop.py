@@ -18,7 +18,7 @@ from icosfl.process.windows import Windows
 from icosfl.schema import Values
 from icosfl.train.model import FLAT, Forecaster
 
-# Scaled values are cut off here, so that one wild value cannot overflow.
+# Scaled distances from a window's last value are cut off here, so that one wild value cannot overflow.
 LARGEST_SCALED = 1e6
 LARGEST_GRADIENT = 1.0
 BATCH = 1024
@@ -95,9 +95,10 @@ def predict(model: Forecaster, scaler: Scaler, inputs: Values) -> Values:
     outputs = np.empty((len(inputs), model.shape.horizons, model.shape.series))
     with one_thread(), torch.inference_mode():
         for part in _parts(len(inputs)):
-            scaled = _scaled(scaler, inputs[part])
-            absent = np.isnan(scaled).any(axis=1, keepdims=True)
-            outputs[part] = np.where(absent, np.nan, model(_tensor(scaled)).numpy())
+            last = scaler.transform(inputs[part, -1:, :])
+            steps = _from_last(scaler, inputs[part], last)
+            absent = np.isnan(steps).any(axis=1, keepdims=True)
+            outputs[part] = np.where(absent, np.nan, last + model(_tensor(steps)).numpy())
     return scaler.inverse(outputs)
 
 
@@ -173,8 +174,9 @@ def _loss(forecasts: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 
 def _tensors(windows: Windows, scaler: Scaler) -> _Tensors:
     """Inputs and targets without NaN, and weights: 0 where a target is missing, else 1 / the error of persistence."""
-    targets = _scaled(scaler, windows.targets)
-    squares = (targets - _scaled(scaler, windows.inputs[:, -1:, :])) ** 2
+    last = scaler.transform(windows.inputs[:, -1:, :])
+    targets = _from_last(scaler, windows.targets, last)
+    squares = targets**2
     told = np.isfinite(squares)
     if not bool(told.any()):
         raise NotReady("no window has a target to learn from")
@@ -185,7 +187,7 @@ def _tensors(windows: Windows, scaler: Scaler) -> _Tensors:
     weights = np.where(told & learnable, share / np.where(learnable, persistence, 1.0), 0.0)
     inputs = torch.empty(windows.inputs.shape, dtype=torch.float32)
     for part in _parts(len(windows)):
-        inputs[part] = _tensor(_scaled(scaler, windows.inputs[part]))
+        inputs[part] = _tensor(_from_last(scaler, windows.inputs[part], last[part]))
     return _Tensors(inputs, _tensor(targets), _tensor(weights))
 
 
@@ -194,8 +196,14 @@ def _parts(count: int) -> Iterator[slice]:
     return (slice(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
 
 
-def _scaled(scaler: Scaler, values: Values) -> Values:
-    return np.clip(scaler.transform(values), -LARGEST_SCALED, LARGEST_SCALED)
+def _from_last(scaler: Scaler, values: Values, last: Values) -> Values:
+    """Scaled values less the scaled last one of their window.
+
+    The model looks at nothing else, and so neither float32 nor the limit touches a series that moves little beside
+    its size, or that was still when the scaler was made.
+    """
+    with np.errstate(invalid="ignore"):
+        return np.clip(scaler.transform(values) - last, -LARGEST_SCALED, LARGEST_SCALED)
 
 
 def _tensor(values: Values) -> Tensor:

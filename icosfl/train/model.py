@@ -23,8 +23,8 @@ class Forecaster(nn.Module):
 
     Takes scaled windows [b, window, k] without NaN, returns scaled forecasts [b, h, k]. The LSTM sees each window
     relative to its own mean and spread, and its output is in that spread (reversible instance normalisation, Kim et
-    al. 2022): nodes of different size and load look alike to the shared weights. A fresh model forecasts no change:
-    it starts as persistence.
+    al. 2022): nodes of different size and load look alike to the shared weights. So the scaler decides no more than
+    what counts as flat (`FLAT`). A fresh model forecasts no change: it starts as persistence.
     """
 
     def __init__(self, shape: ModelShape) -> None:

@@ -104,6 +104,30 @@ def test_a_constant_series_is_forecast_as_constant(
     np.testing.assert_allclose(predict(model, scaler, windows.inputs)[:, :, 1], 7.5, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "scaler", [Scaler(np.array([8e9]), np.array([1.0])), Scaler(np.array([4e10]), np.array([3e10]))]
+)
+def test_a_scaler_of_another_time_or_of_larger_nodes_costs_no_precision(
+    scaler: Scaler, wave: np.ndarray, windows_of: MakeWindows
+) -> None:
+    windows = windows_of(8.5e9 + 1e5 * wave)  # bytes: once still at 8e9; a small node beside large ones
+
+    forecasts = predict(fresh(), scaler, windows.inputs)
+
+    np.testing.assert_allclose(forecasts, np.repeat(windows.inputs[:, -1:, :], 2, axis=1), rtol=0, atol=1e-3)
+
+
+def test_a_series_that_was_still_when_the_scaler_was_made_can_be_learned_later(
+    wave: np.ndarray, windows_of: MakeWindows
+) -> None:
+    still, windows, model = Scaler(np.array([8e9]), np.array([1.0])), windows_of(8.5e9 + 1e3 * wave), fresh()
+
+    learn(model, windows, still, epochs=15)
+
+    persistence = rmse(np.repeat(windows.inputs[:, -1:, :], 2, axis=1), windows.targets)
+    assert rmse(predict(model, still, windows.inputs), windows.targets) < 0.5 * persistence
+
+
 def test_series_that_never_change_leave_a_model_as_it_is(windows_of: MakeWindows, scaler_of: MakeScaler) -> None:
     windows, model = windows_of(np.full(50, 3.0)), fresh()
     before = to_arrays(model)
