@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import re
 import zipfile
 import zlib
@@ -33,7 +34,7 @@ LATEST = "latest"
 _META = "meta"
 _RUN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _UNSOUND = (
-    *(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, DataError),
+    *(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, DataError),
     *(zipfile.BadZipFile, zlib.error),
 )
 _CURE = "remove the file, then train again or copy a sound one from another node"
@@ -81,7 +82,7 @@ class Artifact:
             raise SchemaMismatch("an artifact's schema, network and scaler must have as many series")
         if len(self.horizons) != self.shape.horizons or list(self.horizons) != sorted(set(self.horizons)):
             raise SchemaMismatch(f"{self.horizons} are no horizons for a network of {self.shape.horizons}")
-        if self.horizons[0] < 1 or self.window < 1 or self.round < 0 or not self.period_seconds > 0:
+        if self.horizons[0] < 1 or self.window < 1 or self.round < 0 or not 0 < self.period_seconds < math.inf:
             raise SchemaMismatch("an artifact's horizons, window, round and period must be positive")
         if not 0 < self.train_fraction < 1:
             raise SchemaMismatch(f"an artifact's train_fraction must lie between 0 and 1, not {self.train_fraction}")

@@ -57,7 +57,7 @@ def check_arrays(shape: ModelShape, arrays: Sequence[NDArray[Any]]) -> None:
     """Make sure that arrays are those of a model of this shape.
 
     Raises:
-        SchemaMismatch: their number, a shape or a type is wrong, or a number is not finite.
+        SchemaMismatch: their number, a shape or a type is wrong, or a number is not finite as float32.
     """
     expected = shape.arrays()
     if len(arrays) != len(expected):
@@ -67,5 +67,7 @@ def check_arrays(shape: ModelShape, arrays: Sequence[NDArray[Any]]) -> None:
             raise SchemaMismatch(f"{name} must be of shape {dimensions}, not {array.shape}")
         if not np.issubdtype(array.dtype, np.floating):
             raise SchemaMismatch(f"{name} must be of a floating type, not {array.dtype}")
-        if not bool(np.all(np.isfinite(array))):
+        with np.errstate(over="ignore"):
+            finite = bool(np.all(np.isfinite(array.astype(np.float32))))
+        if not finite:
             raise SchemaMismatch(f"{name} holds numbers that are not finite")

@@ -158,6 +158,7 @@ def test_where_nothing_was_saved_there_is_no_latest(tmp_path: Path, directory: s
     [
         {"window": 50},
         {"period_seconds": 1.0},
+        {"period_seconds": 1e999},
         {"series": [["cpu_usage", "1"], ["power", "W"]]},
         {"scaler": {"mean": [31.5, None], "scale": [4.25, None]}},
         {"nodes": ["edge-01", "edge-02", "edge-03"]},
@@ -195,6 +196,14 @@ def test_a_damaged_byte_never_goes_unnoticed_into_the_content(at: float) -> None
     except CheckpointError:
         return
     assert_same(found, made())  # the byte was of the archive's own book-keeping
+
+
+def test_a_bit_that_marks_a_part_as_encrypted_is_damage_like_any_other() -> None:
+    content = bytearray(to_bytes(made()))
+    content[content.index(b"PK\x01\x02") + 8] ^= 1
+
+    with pytest.raises(CheckpointError, match="no sound model file"):
+        from_bytes(bytes(content), "message")
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, 2000, -1])

@@ -126,6 +126,8 @@ def _wrong(change: str) -> list[np.ndarray]:
         arrays[2][0] = np.nan
     if change == "infinite":
         arrays[2][0] = np.inf
+    if change == "too large":
+        arrays[2] = np.full(arrays[2].shape, 1e300)
     if change == "type":
         arrays[2] = arrays[2].astype(np.int64)
     return arrays
@@ -138,6 +140,7 @@ def _wrong(change: str) -> list[np.ndarray]:
         ("shape", r"lstm.weight_ih_l0 must be of shape \(32, 3\), not \(3, 32\)"),
         ("nan", "lstm.bias_ih_l0 holds numbers that are not finite"),
         ("infinite", "not finite"),
+        ("too large", "lstm.bias_ih_l0 holds numbers that are not finite"),
         ("type", "floating type, not int64"),
     ],
 )
