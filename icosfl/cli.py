@@ -10,11 +10,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from icosfl.errors import IcosflError, NotReady
+from icosfl.errors import IcosflError, NotReady, UserError
 from icosfl.fleet.session import DEFAULT_INVENTORY, Session
 
 NEW_MODEL_SECONDS = 30.0
 INTERRUPTED = 130
+LEFT_OUT = "no rule asks for their columns, or a later value of the same row took their place"
 NEXT = "next: icosfl status, icosfl watch, icosfl train, icosfl forecast"
 
 InventoryOption = Annotated[
@@ -237,6 +238,8 @@ def replay(  # noqa: PLR0913, PLR0917 (each option is an argument)
 
     session = _session(context, inventory, as_json)
     [host] = session.hosts(to)
+    if not host.is_local:
+        raise UserError(f"{host.name} is on another machine", cure=f"run icosfl replay on {host.address}")
     done = trace.replay(
         file,
         Endpoint(host.listen, host.ports["otlp"]),
@@ -249,9 +252,13 @@ def replay(  # noqa: PLR0913, PLR0917 (each option is an argument)
     )
     if session.as_json:
         session.print_json(done)
-    session.screen.print(f"{done.rows} of {done.total} rows acknowledged by {host.name}, {done.points} values")
+    session.screen.print(
+        f"{done.rows} of {done.total} rows acknowledged by {host.name}, {done.stored} of {done.points} values stored"
+    )
     if done.rejected:
         session.screen.print(f"{done.rejected} values were not taken: {done.reason}", style="yellow")
+    if left_out := done.points - done.stored - done.rejected:
+        session.screen.print(f"{left_out} values were left out: {LEFT_OUT}", style="yellow")
 
 
 def _pair(text: str) -> tuple[str, str]:

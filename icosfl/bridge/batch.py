@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from icosfl.bridge.decode import Attributes, decode
+from icosfl.bridge.decode import Attributes, TimeSpan, decode
 from icosfl.bridge.reasons import Reason
 from icosfl.bridge.rows import join
 from icosfl.bridge.rules import Rules
@@ -32,7 +32,12 @@ class Batch:
     @property
     def rejected(self) -> int:
         """How many of the dropped points the sender is told about."""
-        return sum(count for reason, count in self.dropped.items() if reason.rejected)
+        return sum(self.told.values())
+
+    @property
+    def told(self) -> Mapping[Reason, int]:
+        """The dropped points that the sender is told about: all of them when nothing of the request is kept."""
+        return {reason: count for reason, count in self.dropped.items() if reason.rejected or not self.stored}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +57,15 @@ class Reader:
     row_tolerance: int
     future_tolerance: int
 
-    def read(self, request: ExportMetricsServiceRequest, now: int) -> Batch:
-        """Decode a request, apply the rules and join the points to rows; `now` in ns since the epoch."""
-        decoded = decode(request, self.rules.wanted, now + self.future_tolerance)
+    def read(self, request: ExportMetricsServiceRequest, now: int, earliest: int = 0) -> Batch:
+        """Decode a request, apply the rules and join the points to rows.
+
+        Args:
+            request: Any valid request.
+            now: The time now, in ns since the epoch.
+            earliest: The time, in ns since the epoch, before which the store keeps no rows.
+        """
+        decoded = decode(request, self.rules.wanted, TimeSpan(earliest, now + self.future_tolerance))
         joined = join(decoded.points, self.rules.match(decoded.points), self.width, self.row_tolerance)
         dropped = Counter(decoded.dropped)
         for index in range(len(decoded.points)):
@@ -65,6 +76,6 @@ class Reader:
 
 def explain(batch: Batch) -> str:
     """Say which points are rejected and why, in one line for the sender; empty when there are none."""
-    told = [f"{count} x {reason.label}: {reason.text}" for reason, count in batch.dropped.items() if reason.rejected]
+    told = [f"{count} x {reason.label}: {reason.text}" for reason, count in batch.told.items()]
     names = sorted({stranger.get("service.name", "without service.name") for stranger in batch.strangers})
     return "; ".join(told) + (f" (service.name: {', '.join(names[:5])})" if names else "")

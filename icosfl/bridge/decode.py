@@ -36,6 +36,14 @@ _UNSUPPORTED = {
 
 
 @dataclass(frozen=True, slots=True)
+class TimeSpan:
+    """The times, in ns since the epoch, that a point may have: from `earliest` to `latest`."""
+
+    earliest: int
+    latest: int
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """One measured value: who sent it, of what, when (ns since the epoch), and how much (finite)."""
 
@@ -56,7 +64,7 @@ class Decoded:
 
 
 def decode(
-    request: ExportMetricsServiceRequest, wanted: Callable[[Attributes], Collection[str] | None], latest: int
+    request: ExportMetricsServiceRequest, wanted: Callable[[Attributes], Collection[str] | None], span: TimeSpan
 ) -> Decoded:
     """Read the points of a request.
 
@@ -66,18 +74,18 @@ def decode(
     Args:
         request: Any valid request.
         wanted: The names of the metrics that are wanted of a resource; None for a resource that is unknown.
-        latest: The latest time, in ns since the epoch, that a point may have.
+        span: The times that a point may have.
     """
     points: list[Point] = []
     dropped: Counter[Reason] = Counter()
     strangers: list[Attributes] = []
-    latest = min(latest, LAST_TIME)
+    span = TimeSpan(span.earliest, min(span.latest, LAST_TIME))
     for group in request.resource_metrics:
         resource = _attributes(group.resource.attributes)
         names = wanted(resource)
         if names is not None:
             for metric in _metrics(group):
-                points += _read(metric, resource, names, latest, dropped)
+                points += _read(metric, resource, names, span, dropped)
         elif count := sum(_count(metric) for metric in _metrics(group)):
             dropped[Reason.UNKNOWN_RESOURCE] += count
             strangers.append(resource)
@@ -94,7 +102,7 @@ def _count(metric: Metric) -> int:
 
 
 def _read(
-    metric: Metric, resource: Attributes, names: Collection[str], latest: int, dropped: Counter[Reason]
+    metric: Metric, resource: Attributes, names: Collection[str], span: TimeSpan, dropped: Counter[Reason]
 ) -> Iterator[Point]:
     reason = _metric_problem(metric, names)
     if reason is not None:
@@ -104,7 +112,7 @@ def _read(
     data = metric.sum if metric.WhichOneof("data") == "sum" else metric.gauge
     for point in data.data_points:
         value = _value(point)
-        problem = _point_problem(point, value, latest)
+        problem = _point_problem(point, value, span)
         if problem is not None or value is None:
             dropped[problem or Reason.NO_VALUE] += 1
         else:
@@ -135,15 +143,17 @@ def _value(point: NumberDataPoint) -> float | None:
             return None
 
 
-def _point_problem(point: NumberDataPoint, value: float | None, latest: int) -> Reason | None:
+def _point_problem(point: NumberDataPoint, value: float | None, span: TimeSpan) -> Reason | None:
     if value is None:
         return Reason.NO_VALUE
     if not math.isfinite(value):
         return Reason.NOT_FINITE
     if point.time_unix_nano == 0:
         return Reason.NO_TIME
-    if point.time_unix_nano > latest:
+    if point.time_unix_nano > span.latest:
         return Reason.IN_FUTURE
+    if point.time_unix_nano < span.earliest:
+        return Reason.TOO_OLD
     return None
 
 

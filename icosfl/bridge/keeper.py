@@ -27,11 +27,17 @@ class StoreKeeper:
         self._store: SeriesStore | None = None
         self._answers: bool | None = None
         self._trouble = "the store has not been looked at yet"
+        self._earliest = 0
 
     @property
     def trouble(self) -> str:
         """What was wrong with the store at the last look; empty when it answered."""
         return self._trouble
+
+    @property
+    def earliest(self) -> int:
+        """The time, in ns since the epoch, before which the store kept no rows at the last look: its window is full."""
+        return self._earliest
 
     def append(self, rows: Rows) -> Position:
         """Store rows and return once they are in the window.
@@ -64,6 +70,7 @@ class StoreKeeper:
         except (Unavailable, DataError) as error:
             self._note(str(error))
         else:
+            self._earliest = info.oldest if info.oldest is not None and info.rows >= info.capacity else 0
             self._note("", f"{info.rows} of {info.capacity} rows")
 
     def _note(self, trouble: str, state: str = "") -> None:

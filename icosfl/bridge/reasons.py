@@ -10,7 +10,7 @@ class Reason(Enum):
 
     A reason that is `rejected` is told to the sender in `partial_success`, as OTLP asks: something is wrong and
     somebody can put it right. The others leave out what the rules do not ask for; that is no fault of the sender, and
-    a warning a request would only teach its operator to look away.
+    a warning a request would only teach its operator to look away. They are told when nothing of a request is kept.
     """
 
     UNKNOWN_RESOURCE = ("unknown_resource", True, "no rule matches the resource")
@@ -23,6 +23,7 @@ class Reason(Enum):
     NOT_FINITE = ("not_finite", True, "the value is NaN or infinite, or becomes so by the rule's scale")
     NO_TIME = ("no_time", True, "the point has no time")
     IN_FUTURE = ("in_future", True, "the time lies in the future: set the sender's clock")
+    TOO_OLD = ("too_old", True, "the time lies before the store's window, which is full")
     OTHER_ATTRIBUTES = ("other_attributes", False, "no rule asks for the point's attributes")
     AMBIGUOUS = ("ambiguous", True, "several streams match one source: name its attributes in the rule")
     INCOMPLETE = ("incomplete", True, "the difference needs both of its metrics at the same time")

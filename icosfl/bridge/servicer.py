@@ -22,6 +22,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from icosfl.bridge.batch import Batch, Reader, explain
 from icosfl.bridge.metrics import BridgeMetrics
+from icosfl.collect.points import STORED_POINTS
 from icosfl.errors import IcosflError
 from icosfl.schema import Rows
 from icosfl.store.base import Position
@@ -35,7 +36,11 @@ logger = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
-    """What takes the rows: a `SeriesStore`, or the keeper of one."""
+    """What takes the rows: the keeper of a `SeriesStore`."""
+
+    @property
+    def earliest(self) -> int:
+        """The time, in ns since the epoch, before which it keeps no rows."""
 
     def append(self, rows: Rows) -> Position:
         """Store rows and return once they are stored; raises `IcosflError` when they are not."""
@@ -52,6 +57,14 @@ class Limits:
 
     retry_seconds: float
     in_hand: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A request that is acknowledged, and how many of its points are stored."""
+
+    response: ExportMetricsServiceResponse
+    stored: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +125,10 @@ class MetricsServicer:
         if isinstance(answer, Refusal):
             context.set_trailing_metadata(_details(answer))
             context.abort(answer.code, answer.text)
-        return answer
+        context.set_trailing_metadata(((STORED_POINTS, str(answer.stored)),))
+        return answer.response
 
-    def answer(self, body: bytes) -> ExportMetricsServiceResponse | Refusal:
+    def answer(self, body: bytes) -> Taken | Refusal:
         """Read a request, have its rows stored, and say what became of it."""
         if not self._slots.acquire(blocking=False):
             return self._later("the bridge has as many requests in hand as it takes")
@@ -128,7 +142,7 @@ class MetricsServicer:
             self._slots.release()
 
     def _read(self, request: ExportMetricsServiceRequest) -> Batch:
-        batch = self._reader.read(request, self._clock())
+        batch = self._reader.read(request, self._clock(), self._sink.earliest)
         for stranger in batch.strangers:
             name = stranger.get("service.name", "")
             if name not in self._strangers and len(self._strangers) < _MAX_STRANGERS:
@@ -136,7 +150,7 @@ class MetricsServicer:
                 logger.warning("no rule matches the metrics of service.name %.80r: they are dropped", name)
         return batch
 
-    def _store(self, batch: Batch) -> ExportMetricsServiceResponse | Refusal:
+    def _store(self, batch: Batch) -> Taken | Refusal:
         if len(batch.rows):
             try:
                 with self._metrics.store_seconds.time():
@@ -150,7 +164,7 @@ class MetricsServicer:
         if batch.rejected:
             response.partial_success.rejected_data_points = batch.rejected
             response.partial_success.error_message = explain(batch)
-        return response
+        return Taken(response, batch.stored)
 
     def _later(self, text: str) -> Refusal:
         return Refusal(grpc.StatusCode.UNAVAILABLE, text[:_MAX_TEXT], self._limits.retry_seconds)

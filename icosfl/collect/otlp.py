@@ -19,7 +19,6 @@ from google.rpc.status_pb2 import Status
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
-    ExportMetricsServiceResponse,
 )
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import MetricsServiceStub
 from opentelemetry.sdk.metrics.export import (
@@ -35,7 +34,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from icosfl.collect.points import Batch, Kind, Point
+from icosfl.collect.points import STORED_POINTS, Batch, Kind, Point
 from icosfl.config import Endpoint
 
 # What the OTLP specification calls retryable; RESOURCE_EXHAUSTED only if the answer says when (else: too large).
@@ -78,12 +77,15 @@ class Answer:
         rejected: How many points of a stored request were not taken.
         reason: In the bridge's words, empty when all is well.
         retry_seconds: When to send again, if the bridge says so.
+        stored: How many points of a stored request stand in rows, if the bridge says so (ours does). Fewer than were
+            sent without any `rejected`: no rule asks for the others, or later points of the same row replaced them.
     """
 
     verdict: Verdict
     rejected: int = 0
     reason: str = ""
     retry_seconds: float | None = None
+    stored: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +146,13 @@ class Sender:
         """Send `batches` as one request and wait for the answer, at most the timeout."""
         request = encode(batches, self._origin)
         try:
-            response: ExportMetricsServiceResponse = self._stub.Export(request, timeout=self._timeout)
+            response, call = self._stub.Export.with_call(request, timeout=self._timeout)
         except grpc.RpcError as error:
             return _failure(error)
         except ValueError:  # gRPC's word for a channel that `close` closed meanwhile
             return Answer(Verdict.AWAY, reason="the connection was closed")
         partial = response.partial_success
-        return Answer(Verdict.STORED, partial.rejected_data_points, partial.error_message)
+        return Answer(Verdict.STORED, partial.rejected_data_points, partial.error_message, stored=_stored_points(call))
 
     def close(self) -> None:
         """Close the connection; a request under way ends at once."""
@@ -164,6 +166,12 @@ def _failure(error: grpc.RpcError) -> Answer:
     away = code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry is not None)
     reason = f"{code.name}: {error.details()}"
     return Answer(Verdict.AWAY if away else Verdict.REFUSED, reason=reason, retry_seconds=retry)
+
+
+def _stored_points(call: grpc.Call) -> int | None:
+    """How many points are stored, by the trailing metadata in which our bridge says it."""
+    said = [value for key, value in call.trailing_metadata() or () if key == STORED_POINTS]
+    return int(said[0]) if said and str(said[0]).isdecimal() else None
 
 
 def _retry_seconds(error: grpc.Call) -> float | None:

@@ -8,6 +8,9 @@ from enum import StrEnum
 
 Attributes = tuple[tuple[str, str], ...]
 
+STORED_POINTS = "icosfl-stored-points"
+"""Trailing metadata with which our bridge says how many points of a request it stored, for OTLP has no place for it."""
+
 
 class Kind(StrEnum):
     """How a point's value behaves in time, in OTLP's words."""

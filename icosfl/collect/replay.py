@@ -40,8 +40,9 @@ class Replayed:
         rows: Rows that the bridge acknowledged.
         total: Rows of the trace with a value.
         points: Values of the acknowledged rows.
-        rejected: How many of them the bridge did not take.
-        reason: Why, in the bridge's words.
+        stored: How many of them stand in the store's rows.
+        rejected: How many the bridge did not take for a reason that can be put right.
+        reason: That reason, in the bridge's words.
         first_ns: The time that the first row was sent with, nanoseconds since the epoch.
         last_ns: That of the last row.
     """
@@ -49,6 +50,7 @@ class Replayed:
     rows: int
     total: int
     points: int
+    stored: int
     rejected: int
     reason: str
     first_ns: int
@@ -134,7 +136,7 @@ class _Run:
     def send_all(self) -> Replayed:
         start = time.monotonic_ns()
         total = len(self.trace)
-        sent = points = rejected = 0
+        sent = points = stored = rejected = 0
         reason = ""
         while sent < total:
             if self.wait(max(self._due(sent, start) - time.monotonic_ns(), 0) / 1e9):
@@ -144,16 +146,18 @@ class _Run:
             if answer is None:
                 break
             sent += len(batches)
-            points += sum(len(batch.points) for batch in batches)
+            count = sum(len(batch.points) for batch in batches)
+            points += count
             rejected += answer.rejected
+            stored += max(count - answer.rejected, 0) if answer.stored is None else answer.stored
             if answer.reason:
                 reason = answer.reason
                 self.notice.trouble(f"the bridge does not take all values: {reason}", "rejects")
             self.progress(sent, total)
-        if points and rejected >= points:
+        if points and not stored:
             raise self._refused("takes none of the trace's values", reason)
         first, last = int(self.trace.times[0]), int(self.trace.times[-1])
-        return Replayed(sent, total, points, rejected, reason, first, last)
+        return Replayed(sent, total, points, stored, rejected, reason, first, last)
 
     def _due(self, row: int, start: int) -> int:
         """When a row is to be sent, on the monotonic clock in ns."""
@@ -186,7 +190,8 @@ class _Run:
     def _refused(self, words: str, reason: str) -> InputError:
         return InputError(
             f"the bridge at {self.sender.endpoint} {words}: {reason}",
-            cure="compare the columns and the service name with icosfl_bridge_rules in group_vars/all/metrics.yml",
+            cure="compare the columns and the service name with icosfl_bridge_rules in group_vars/all/metrics.yml, "
+            "and recorded times with those that the node's store still keeps",
         )
 
 

@@ -239,15 +239,26 @@ def test_replay_sends_to_the_nodes_own_bridge(project: Path, monkeypatch: pytest
 
     def fake(path: Path, endpoint: object, **options: object) -> replay.Replayed:
         calls.append((path, str(endpoint), options["host"], options["speed"], options["columns"], options["rebase"]))
-        return replay.Replayed(rows=2, total=2, points=4, rejected=1, reason="no rule", first_ns=0, last_ns=1)
+        return replay.Replayed(rows=2, total=2, points=4, stored=1, rejected=1, reason="NaN", first_ns=0, last_ns=1)
 
     monkeypatch.setattr(replay, "replay", fake)
 
     result = call("-i", "lab", "replay", "t.csv", "--to", "worker-1", "--speed", "0", "--column", "node{a=b}=cpu_usage")
 
     assert calls == [(Path("t.csv"), "127.0.0.1:4717", "worker-1", 0.0, {"node{a=b}": "cpu_usage"}, True)]
-    assert "2 of 2 rows acknowledged by worker-1, 4 values" in result.output
-    assert "1 values were not taken: no rule" in result.output
+    assert "2 of 2 rows acknowledged by worker-1, 1 of 4 values stored" in result.output
+    assert "1 values were not taken: NaN" in result.output
+    assert "2 values were left out: no rule asks for their columns" in result.output
+
+
+def test_replay_to_a_host_on_another_machine_is_refused_with_the_cure(project: Path) -> None:
+    (project / "inventories/lab/host_vars").mkdir()
+    (project / "inventories/lab/host_vars/worker-1.yml").write_text("ansible_connection: ssh\n", encoding="utf-8")
+
+    result = call("-i", "lab", "replay", "t.csv", "--to", "worker-1")
+
+    assert isinstance(result.exception, UserError)
+    assert "another machine" in str(result.exception)
 
 
 @pytest.mark.parametrize("arguments", [("nonsense",), ("up", "--nonsense"), ("watch", "--every", "0")])

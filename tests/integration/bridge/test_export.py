@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 import grpc
+import numpy as np
 import pytest
 from google.protobuf.json_format import ParseDict
 from google.rpc.error_details_pb2 import RetryInfo
@@ -43,6 +44,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from icosfl.bridge import Bridge
 from icosfl.bridge.servicer import SERVICE
+from icosfl.schema import Rows
 
 T0 = 1_700_000_000_000_000_000
 MILLI = 1_000_000
@@ -190,6 +192,35 @@ def test_a_metric_that_no_rule_asks_for_is_dropped_without_a_warning(bridge, sto
 
     assert not answer.HasField("partial_success")
     assert page(bridge)['icosfl_bridge_points_dropped_total{reason="unknown_metric"}'] == 1
+
+
+def test_a_request_of_which_nothing_is_kept_is_told_so(store, stub) -> None:
+    other = {"name": "go_threads", "gauge": {"dataPoints": [{"asInt": 3, "timeUnixNano": T0}]}}
+
+    answer = stub.Export(request(other), timeout=5)
+
+    assert answer.partial_success.rejected_data_points == 1
+    assert "no rule asks for the metric" in answer.partial_success.error_message
+    assert store.appends == 0
+
+
+def test_an_answer_says_how_many_points_are_stored(stub) -> None:
+    other = {"name": "go_threads", "gauge": {"dataPoints": [{"asInt": 3, "timeUnixNano": T0}]}}
+
+    _, call = stub.Export.with_call(request(load(), other), timeout=5)
+
+    assert dict(call.trailing_metadata())["icosfl-stored-points"] == "1"
+
+
+def test_points_from_before_a_full_window_are_not_acknowledged_as_stored(bridge, store, stub) -> None:
+    store.append(Rows(np.arange(T0, T0 + 1000, dtype=np.int64), np.ones((1000, 4))))
+    seen, deadline = Event(), time.monotonic() + 20
+    while stub.Export(request(load(when=T0 - 1)), timeout=5).partial_success.rejected_data_points != 1:
+        assert time.monotonic() < deadline, "the bridge has not seen that the window is full"
+        seen.wait(0.02)
+
+    assert stub.Export(request(load(when=T0 + 2000)), timeout=5) == ExportMetricsServiceResponse()
+    assert page(bridge)['icosfl_bridge_points_dropped_total{reason="too_old"}'] >= 1
 
 
 def test_a_sender_that_no_rule_knows_is_told_its_name(store, stub) -> None:

@@ -188,6 +188,19 @@ def test_a_point_up_to_the_future_tolerance_is_stored_and_one_beyond_is_not() ->
     assert read(load("host", 1, NOW + 51)).dropped == {Reason.IN_FUTURE: 1}
 
 
+def test_dropped_points_that_no_rule_asks_for_are_told_only_when_nothing_is_kept() -> None:
+    nothing, something = load("host", 1, NOW), load("host", 1, NOW)
+    nothing.resource_metrics[0].scope_metrics[0].metrics[0].name = "unknown"
+    something.resource_metrics[0].scope_metrics[0].metrics.append(
+        nothing.resource_metrics[0].scope_metrics[0].metrics[0]
+    )
+
+    assert read(nothing).told == {Reason.UNKNOWN_METRIC: 1}
+    assert explain(read(nothing)) == "1 x unknown_metric: no rule asks for the metric"
+    assert read(something).dropped == {Reason.UNKNOWN_METRIC: 1}
+    assert read(something).rejected == 0
+
+
 def test_an_explanation_counts_names_and_cures() -> None:
     assert explain(read(load("host", "NaN", NOW))).startswith("1 x not_finite: ")
     assert "service.name: stranger" in explain(read(load("stranger", 1, NOW)))

@@ -6,16 +6,18 @@ import pytest
 from google.protobuf.json_format import ParseDict
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from icosfl.bridge.decode import Decoded, decode
+from icosfl.bridge.decode import Decoded, TimeSpan, decode
 from icosfl.bridge.reasons import Reason
 
 HOST = [{"key": "service.name", "value": {"stringValue": "host"}}]
 LATEST = 2_000
 
 
-def read(*metrics: dict[str, object], wanted: tuple[str, ...] | None = ("m",), latest: int = LATEST) -> Decoded:
+def read(
+    *metrics: dict[str, object], wanted: tuple[str, ...] | None = ("m",), latest: int = LATEST, earliest: int = 0
+) -> Decoded:
     content = {"resourceMetrics": [{"resource": {"attributes": HOST}, "scopeMetrics": [{"metrics": list(metrics)}]}]}
-    return decode(ParseDict(content, ExportMetricsServiceRequest()), lambda _: wanted, latest)
+    return decode(ParseDict(content, ExportMetricsServiceRequest()), lambda _: wanted, TimeSpan(earliest, latest))
 
 
 def gauge(*points: dict[str, object], name: str = "m") -> dict[str, object]:
@@ -79,6 +81,15 @@ def test_decode_drops_a_point_that_cannot_be_stored_and_keeps_its_neighbour(
 
     assert [kept.value for kept in decoded.points] == [2.0]
     assert decoded.dropped == {reason: 1}
+
+
+def test_decode_leaves_out_what_the_store_no_longer_keeps() -> None:
+    points = gauge({"asDouble": 1.0, "timeUnixNano": 99}, {"asDouble": 2.0, "timeUnixNano": 100})
+
+    decoded = read(points, earliest=100)
+
+    assert [kept.value for kept in decoded.points] == [2.0]
+    assert decoded.dropped == {Reason.TOO_OLD: 1}
 
 
 def test_decode_never_gives_a_time_that_a_row_cannot_hold() -> None:

@@ -47,6 +47,7 @@ class Recorder(MetricsServiceServicer):
         self.retry_seconds: float | None = None
         self.rejected = 0
         self.reason = ""
+        self.stored: int | None = None
         self.hold: threading.Event | None = None
 
     def Export(  # noqa: N802  the generated name
@@ -59,6 +60,8 @@ class Recorder(MetricsServiceServicer):
         if code is not grpc.StatusCode.OK:
             self._abort(context, code)
         self.requests.append(request)
+        if self.stored is not None:
+            context.set_trailing_metadata((("icosfl-stored-points", str(self.stored)),))
         response = ExportMetricsServiceResponse()
         response.partial_success.rejected_data_points = self.rejected
         response.partial_success.error_message = self.reason

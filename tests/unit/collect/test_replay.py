@@ -154,6 +154,14 @@ def test_a_trace_of_which_the_bridge_takes_nothing_is_an_error(trace, bridge, re
         replay(trace, bridge, host="w1", speed=None)
 
 
+def test_values_that_the_bridge_left_out_without_complaint_are_told(trace, bridge, recorder) -> None:
+    recorder.stored = 7
+
+    done = replay(trace, bridge, host="w1", speed=None)
+
+    assert (done.points, done.stored, done.rejected) == (29, 7, 0)
+
+
 @pytest.mark.parametrize("speed", [-1.0, float("nan"), float("inf")])
 def test_a_speed_that_is_no_pace_is_refused(trace, nobody, speed) -> None:
     with pytest.raises(UserError, match="is no pace"):
