@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from icosfl.config import NodeConfig
-from icosfl.errors import CheckpointError, SchemaMismatch
+from icosfl.errors import CheckpointError
 from icosfl.schema import Rows, Schema
 from icosfl.serve.measure import Measured, measure, part_of, restore
 from icosfl.serve.predict import Outlook, state, window_of
@@ -41,7 +41,7 @@ class Predictor:
     def __init__(self, artifact: Artifact, schema: Schema, node: NodeConfig, saved: Evaluation | None) -> None:
         from icosfl.train.model import build, load_arrays
 
-        check_fit(artifact, schema, node.period_seconds)
+        artifact.check_suits(schema, node.period_seconds)
         self.info = info_of(artifact)
         self.plan = Plan(
             artifact.schema.names, artifact.window, artifact.horizons, node.period_seconds, node.max_gap_seconds
@@ -85,28 +85,6 @@ class Predictor:
         kept, cutoff = part_of(rows, self._artifact, self._least_cutoff)
         prepared = cut(kept, self._schema, self.plan, cutoff)
         return measure(self._network, self._artifact, prepared, int(kept.times[-1]), now)
-
-
-def check_fit(artifact: Artifact, schema: Schema, period_seconds: float) -> None:
-    """Make sure that a model can forecast from the rows of a node.
-
-    Raises:
-        SchemaMismatch: the node keeps other series, units or another period than the model was taught.
-    """
-    cure = "train again: icosfl train"
-    if artifact.period_seconds != period_seconds:
-        raise SchemaMismatch(
-            f"the model was taught rows every {artifact.period_seconds:g} s, "
-            f"this node keeps one every {period_seconds:g} s",
-            cure=cure,
-        )
-    units = dict(zip(schema.names, schema.units, strict=True))
-    for series in artifact.schema.series:
-        if units.get(series.name) != series.unit:
-            kept = f"in {units[series.name]}" if series.name in units else "not at all"
-            raise SchemaMismatch(
-                f"the model was taught {series.name} in {series.unit}, this node keeps it {kept}", cure=cure
-            )
 
 
 def info_of(artifact: Artifact) -> ModelInfo:

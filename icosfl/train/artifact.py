@@ -119,6 +119,27 @@ class Artifact:
         differences = [f"{name} {own} is not {asked}" for name, (own, asked) in pairs.items() if own != asked]
         return "; ".join(differences) or None
 
+    def check_suits(self, schema: Schema, period_seconds: float) -> None:
+        """Make sure that this model can forecast from the rows of a node.
+
+        Raises:
+            SchemaMismatch: the node keeps other series, units or another period than the model was taught.
+        """
+        cure = "train again: icosfl train"
+        if self.period_seconds != period_seconds:
+            raise SchemaMismatch(
+                f"the model was taught rows every {self.period_seconds:g} s, "
+                f"this node keeps one every {period_seconds:g} s",
+                cure=cure,
+            )
+        units = dict(zip(schema.names, schema.units, strict=True))
+        for series in self.schema.series:
+            if units.get(series.name) != series.unit:
+                kept = f"in {units[series.name]}" if series.name in units else "not at all"
+                raise SchemaMismatch(
+                    f"the model was taught {series.name} in {series.unit}, this node keeps it {kept}", cure=cure
+                )
+
 
 def now_utc() -> str:
     """The present time for `Artifact.created`."""

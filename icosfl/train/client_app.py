@@ -64,13 +64,14 @@ def receive(node: NodeConfig, content: RecordDict, rows: Callable[[], Rows]) -> 
         rows: Reads the node's rows.
 
     Raises:
-        SchemaMismatch: the message carries no model.
+        SchemaMismatch: the message carries no model, or one that can never forecast here: that one is not kept.
         CheckpointError: the model is damaged, or cannot be written.
     """
     from icosfl.train.evaluation import save_evaluation
 
     handout = unpack(content, Handout)
     model = artifacts.from_bytes(unpack_model(content), "the model that was handed out")
+    model.check_suits(schema_of(node.series), node.period_seconds)
     try:
         evaluation = work.measure(model, node, rows(), handout.cutoff_ns)
     except (NotReady, SchemaMismatch, Unavailable) as error:

@@ -224,6 +224,26 @@ def test_a_model_that_cannot_be_measured_is_kept_and_the_reason_told(
     assert load_latest(config.models_dir) is not None
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"period_seconds": 5.0}, "the model was taught rows every 3 s, this node keeps one every 5 s"),
+        (
+            {"series": (made_up.SERIES[0], SeriesConfig(name="power", unit="kW"))},
+            "the model was taught power in W, this node keeps it in kW",
+        ),
+        ({"series": made_up.SERIES[:1]}, "the model was taught power in W, this node keeps it not at all"),
+    ],
+)
+def test_a_model_that_can_never_forecast_on_a_node_is_neither_measured_nor_kept(
+    config: NodeConfig, model: bytes, change: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(SchemaMismatch, match=reason):
+        client_app.receive(replace(config, **change), pack_model(Handout(None), model), lambda: made_up.rows(200))
+
+    assert load_latest(config.models_dir) is None
+
+
 def test_a_damaged_model_is_refused_and_the_old_one_stays(config: NodeConfig, model: bytes) -> None:
     ask("evaluate", pack_model(Handout(None), model))
     before = load_latest(config.models_dir)
