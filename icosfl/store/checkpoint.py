@@ -23,7 +23,7 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         OSError: the file system refuses; what was there stays readable by `recover`.
     """
-    fresh = path.with_name(f"{path.name}.new")
+    fresh = _fresh_of(path)
     with fresh.open("wb") as file:
         file.write(content)
         file.write(_MARK + hashlib.sha256(content).digest())
@@ -40,7 +40,9 @@ def write(path: Path, content: bytes) -> None:
 
 
 def recover(path: Path) -> bool:
-    """Make sure that what lies at `path` is whole: else the generation before takes its place.
+    """Make sure that what lies at `path` is whole.
+
+    Else what a killed `write` left beside it takes its place, or the generation before.
 
     Returns:
         Whether there is a whole file now. A damaged one is set aside with the suffix `.damaged`.
@@ -53,12 +55,17 @@ def recover(path: Path) -> bool:
     if path.exists():
         path.replace(path.with_name(f"{path.name}.damaged"))
         logger.error("%s is damaged and was set aside", path)
-    before = previous_of(path)
-    if not _is_whole(before):
-        return False
-    before.replace(path)
-    logger.warning("%s comes from the checkpoint before the last one", path)
-    return True
+    for other in (_fresh_of(path), previous_of(path)):
+        if _is_whole(other):
+            other.replace(path)
+            logger.warning("%s comes from %s", path, other.name)
+            return True
+    return False
+
+
+def _fresh_of(path: Path) -> Path:
+    """Where the next generation is written; a kill may leave it there, whole or not, but never an older one."""
+    return path.with_name(f"{path.name}.new")
 
 
 def previous_of(path: Path) -> Path:

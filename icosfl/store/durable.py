@@ -115,7 +115,10 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
     async def _keep_checkpointing(self) -> None:
         while True:
             await asyncio.sleep(self._seconds)
-            await self.checkpoint_all()
+            try:
+                await self.checkpoint_all()
+            except Exception:
+                logger.exception("a defect: a checkpoint failed, the next one is tried all the same")
 
     def _is_new(self, instance: TimeSeriesData, content: bytes) -> bool:
         written = self._written.get(instance._dc_meta.id) == _digest(content)

@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, required=True, help="the TOML file of the three services")
     options = parser.parse_args(arguments)
     set_up_logging("info")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while it waits for Redis Ctrl-C ends it; then dataClay handles it
     try:
         config = load(options.config, DataclayConfig)
         set_up_logging(config.log_level)

@@ -14,17 +14,13 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from icosfl.config import Endpoint
 from icosfl.errors import StoreUnavailable
 
 logger = logging.getLogger(__name__)
-
-Away = (RedisConnectionError, RedisTimeoutError)
-"""What redis-py raises while a server does not answer."""
 
 _POLL_SECONDS = 0.25
 _WATCH_SECONDS = 1.0
@@ -55,15 +51,15 @@ def wait_for(endpoint: Endpoint, key: str | None, timeout: float) -> str:
     with connect(endpoint) as client:
         while True:
             try:
-                client.ping()  # refused while it still loads its file
+                client.ping()  # refused while it still loads its file, and while it cannot write it
                 run_id = str(client.info("server")["run_id"])
                 if key is None or client.exists(key):
                     return run_id
                 missing = f"has no {key}"
                 cure = "see whether the service that writes it runs: icosfl status"
-            except Away as error:
+            except RedisError as error:
                 missing = f"does not answer: {error}"
-                cure = "start it: icosfl status shows its state"
+                cure = "see its state and its log: icosfl status"
             if time.monotonic() > end:
                 raise StoreUnavailable(f"Redis at {endpoint} {missing} (waited {timeout:g} s)", cure=cure)
             time.sleep(_POLL_SECONDS)
@@ -94,7 +90,7 @@ async def watch(endpoint: Endpoint, key: str, run_id: str) -> str:
             try:
                 now = str((await client.info("server"))["run_id"])
                 there = bool(await client.exists(key))
-            except Away as error:
+            except RedisError as error:
                 if not away:
                     logger.warning("Redis at %s is away: %s", endpoint, error)
                 away = True

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from icosfl.config import DataclayConfig
+from icosfl.errors import RunFailed
 from icosfl.store import durable, mending, proxy, registry
 from icosfl.store.quiet import quiet_dataclay
 
@@ -60,12 +61,18 @@ def prepare_backend(config: DataclayConfig) -> Service:
 
     Raises:
         StoreUnavailable: Redis does not answer in time, or the metadata service has not been there.
-        RunFailed: another process serves as this backend.
+        RunFailed: another process serves as this backend, or its directory cannot be used.
     """
-    config.storage_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     run_id = registry.wait_for(config.redis, "/dataclay/this", config.start_timeout_seconds)
-    backend_id = mending.backend_id_of(config)
-    mending.mend_registry(config, backend_id)
+    try:
+        config.storage_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        backend_id = mending.backend_id_of(config)
+        mending.mend_registry(config, backend_id)
+    except OSError as error:
+        raise RunFailed(
+            f"storage_dir: {error.filename or config.storage_dir}: {error.strerror}",
+            cure="make it readable and writable for this user, and free space if there is none",
+        ) from error
     _take_settings(config)
     with quiet_dataclay():
         settings.backend = BackendSettings(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 
@@ -61,6 +62,44 @@ def test_a_second_backend_with_the_id_of_a_running_one_is_refused(dataclay_stack
 
     assert done.returncode == RunFailed.exit_code
     assert f"another backend serves as {(tmp_path / 'BACKEND_ID').read_text()}" in done.stderr
+
+
+def test_a_backend_whose_directory_cannot_be_made_says_so_and_ends(config, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    config["storage_dir"] = str(tmp_path / "file" / "objects")
+
+    done = launch("backend", config, tmp_path)
+
+    assert done.returncode == RunFailed.exit_code
+    assert f"storage_dir: {tmp_path}/file/objects: Not a directory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_redis_that_refuses_because_its_disk_is_full_is_waited_for_and_named(config, tmp_path) -> None:
+    def refuse(server: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection:
+                while asked := connection.recv(4096):
+                    answers = asked.count(b"CLIENT") * b"+OK\r\n"
+                    connection.sendall(
+                        answers or b"-MISCONF Errors writing to the AOF file: No space left on device\r\n"
+                    )
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=refuse, args=[server])
+        thread.start()
+        config["redis"]["port"] = server.getsockname()[1]
+        done = launch("metadata", config, tmp_path)
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+
+    assert done.returncode == StoreUnavailable.exit_code
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_missing_key_is_named(config, tmp_path) -> None:

@@ -53,8 +53,28 @@ def test_a_file_that_was_cut_off_gives_way_to_the_one_before_it(path, cut) -> No
     assert content_of(path) == "before"
 
 
-def test_a_kill_between_the_two_renames_loses_nothing(path) -> None:
+def test_a_kill_between_the_two_renames_loses_nothing(path, monkeypatch) -> None:
     checkpoint.write(path, pickle.dumps("before"))
+    rename = type(path).replace
+
+    def killed(old, new) -> None:
+        if old.suffix == ".new":
+            raise KeyboardInterrupt
+        rename(old, new)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(path), "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.write(path, pickle.dumps("after"))
+
+    assert not path.exists()
+    assert checkpoint.recover(path)
+    assert content_of(path) == "after"
+
+
+def test_a_kill_in_the_middle_of_writing_loses_nothing_of_before(path) -> None:
+    checkpoint.write(path, pickle.dumps("before"))
+    path.with_name("object.new").write_bytes(b"half")
     path.replace(checkpoint.previous_of(path))
 
     assert checkpoint.recover(path)
