@@ -25,17 +25,16 @@ class ModelWatch:
 
     def __init__(self, node: NodeConfig) -> None:
         self._node = node
-        self._taken: str | None = None
         self.trouble = ""
 
-    def look(self) -> Predictor | None:
-        """Return the newest model if it is another one than before; cheap when it is not.
+    def look(self, present: str | None) -> Predictor | None:
+        """Return the newest model if it is another one than the present one, told by its digest; cheap when it is not.
 
         A model that was refused is tried again at each look: its file may be whole by then.
         """
         try:
             digest = latest_digest(self._node.models_dir)
-            found = None if digest in (None, self._taken) else self._load()
+            found = None if digest in (None, present) else self._load()
         except DataError as error:
             self.trouble = str(error)
             return None
@@ -47,9 +46,7 @@ class ModelWatch:
         if artifact is None:
             return None
         saved = self._saved_evaluation(artifact.digest)
-        predictor = Predictor(artifact, schema_of(self._node.series), self._node, saved)
-        self._taken = artifact.digest
-        return predictor
+        return Predictor(artifact, schema_of(self._node.series), self._node, saved)
 
     def _saved_evaluation(self, digest: str) -> Evaluation | None:
         from icosfl.train.evaluation import load_evaluation

@@ -131,12 +131,12 @@ class Keeper:
 
     def _follow_models(self) -> None:
         """One turn: take a new model into service, or measure the present one when it is time."""
-        before = self._known.model_trouble
-        newer = self._watch.look()
+        before, present = self._known.model_trouble, self._known.model
+        newer = self._watch.look(present.info.digest if present else None)
         if self._watch.trouble != before:
             _tell(before, trouble := self._watch.trouble, "the newest model can be used")
             self._change(lambda known: _with_model_trouble(known, trouble))
-        model = newer or self._known.model
+        model = newer or present
         if model is not None and (newer is not None or time.monotonic() >= self._measure_at):
             self._measure(model)
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from icosfl.config import ForecastConfig, SeriesConfig
 from icosfl.errors import StoreUnavailable
 from icosfl.schema import Rows
+from icosfl.serve.predictor import Predictor
 from icosfl.serve.state import Keeper
 from icosfl.store.base import Position, SeriesStore, StoreInfo, Window
 from icosfl.store.memory import MemoryStore
@@ -162,6 +164,32 @@ def test_a_new_model_takes_over_without_a_restart(
     assert page.model.round == 2
     assert all(item.lower is not None for item in page.forecasts)
     assert keeper.counts().models == 2
+
+
+def test_a_model_that_memory_did_not_suffice_for_is_tried_again(
+    config: ForecastConfig,
+    store: MemoryStore,
+    keeper: Keeper,
+    rows: Rows,
+    make_artifact: MakeArtifact,
+    until: Until,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measure, failures = Predictor.measure, [MemoryError()]
+
+    def short_at_first(self: Predictor, *arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return measure(self, *arguments)
+
+    monkeypatch.setattr(Predictor, "measure", short_at_first)
+    save(make_artifact(), config.node.models_dir)
+    store.append(rows)
+
+    with running(keeper):
+        until(lambda: keeper.page().ready)
+
+    assert not failures
 
 
 def test_a_damaged_model_is_kept_away_and_the_old_one_goes_on(
