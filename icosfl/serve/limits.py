@@ -17,10 +17,10 @@ def limits_of(unit: str, measured: Values) -> tuple[float, float]:
     """Return the least and the greatest value that a forecast in `unit` may state.
 
     `%` lies between 0 and 100, counts, sizes, times, energy and power are not negative, other units have no limits.
-    A limit that the node's own measured values pass is moved out to them: then it is not this quantity's.
+    A limit that the node's own measured values pass is none: they tell that it is not this quantity's.
     """
     low, high = _PERCENT if unit == "%" else (0.0 if unit in _NOT_NEGATIVE else -math.inf, math.inf)
     known = measured[np.isfinite(measured)]
     if len(known) == 0:
         return low, high
-    return min(low, float(known.min())), max(high, float(known.max()))
+    return low if known.min() >= low else -math.inf, high if known.max() <= high else math.inf

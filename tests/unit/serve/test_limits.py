@@ -24,9 +24,9 @@ def test_limits_follow_from_the_unit(unit: str, expected: tuple[float, float]) -
     assert limits_of(unit, SOME) == expected
 
 
-def test_a_limit_that_measured_values_pass_moves_out_to_them() -> None:
-    assert limits_of("%", np.array([50.0, 180.0])) == (0.0, 180.0)
-    assert limits_of("1", np.array([-2.0, 5.0])) == (-2.0, math.inf)
+def test_a_limit_that_measured_values_pass_is_none() -> None:
+    assert limits_of("%", np.array([50.0, 180.0])) == (0.0, math.inf)
+    assert limits_of("1", np.array([-2.0, 5.0])) == (-math.inf, math.inf)
 
 
 def test_without_any_measured_value_the_units_limits_hold() -> None:
