@@ -68,9 +68,9 @@ class Forecast:
     Args:
         series: The series' name.
         unit: Its unit.
-        horizon_seconds: How far ahead of the newest row.
+        horizon_seconds: How far ahead of the row that the page is based on; rows of single series may be newer.
         time: Which moment is forecast.
-        last: The newest measured value.
+        last: The value measured there.
         value: The model's forecast.
         lower: The interval's lower end; None until the model has been measured on this node.
         upper: The interval's upper end; None likewise.

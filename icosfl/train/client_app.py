@@ -1,6 +1,6 @@
 """The node's side of a run, as Flower calls it: each message is a process of its own, so what is imported counts.
 
-Every error becomes a reply that says who refuses and why; Flower's own error replies would lose that.
+Every error of ours becomes a reply that says who refuses and why; Flower's own error replies would lose that.
 """
 
 from __future__ import annotations
