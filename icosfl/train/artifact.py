@@ -89,8 +89,6 @@ class Artifact:
         if not _RUN.fullmatch(self.run):
             raise SchemaMismatch(f"{self.run!r} is no run id")
         check_arrays(self.shape, self.arrays)
-        if any(array.dtype != np.float32 for array in self.arrays):
-            raise SchemaMismatch("an artifact's arrays must be float32")
 
     @cached_property
     def digest(self) -> str:

@@ -57,7 +57,7 @@ def check_arrays(shape: ModelShape, arrays: Sequence[NDArray[Any]]) -> None:
     """Make sure that arrays are those of a model of this shape.
 
     Raises:
-        SchemaMismatch: their number, a shape or a type is wrong, or a number is not finite as float32.
+        SchemaMismatch: their number, a shape or a type is wrong, or a number is not finite.
     """
     expected = shape.arrays()
     if len(arrays) != len(expected):
@@ -65,9 +65,7 @@ def check_arrays(shape: ModelShape, arrays: Sequence[NDArray[Any]]) -> None:
     for (name, dimensions), array in zip(expected, arrays, strict=True):
         if array.shape != dimensions:
             raise SchemaMismatch(f"{name} must be of shape {dimensions}, not {array.shape}")
-        if not np.issubdtype(array.dtype, np.floating):
-            raise SchemaMismatch(f"{name} must be of a floating type, not {array.dtype}")
-        with np.errstate(over="ignore"):
-            finite = bool(np.all(np.isfinite(array.astype(np.float32))))
-        if not finite:
+        if array.dtype != np.float32:
+            raise SchemaMismatch(f"{name} must be of the floating type float32, not {array.dtype}")
+        if not bool(np.all(np.isfinite(array))):
             raise SchemaMismatch(f"{name} holds numbers that are not finite")
