@@ -70,7 +70,8 @@ def status_screen(status: FleetStatus) -> RenderableType:
 def _host(host: HostStatus) -> Iterator[RenderableType]:
     colour = "green" if host.green else "yellow" if host.condition == "unreachable from here" else "bold red"
     stopped = host.reason if not any(service.pid for service in host.services) else ""
-    note = Text(stopped, style="dim") if host.services and stopped else _node(host.readiness)
+    told = host.reason if host.condition == "no new rows" else stopped
+    note = Text(told, style="dim") if host.services and told else _node(host.readiness)
     yield Text.assemble((host.host, "bold"), "  ", (host.condition, colour), "  ", note)
     if not host.services:
         yield Text(f"  {host.reason}\n", style="dim")
@@ -108,7 +109,7 @@ def _node(readiness: Readiness | None) -> Text:
 
 def _summary(status: FleetStatus) -> Text:
     if status.green:
-        return Text(f"{status.environment}: green, every service runs and works", style="green")
+        return Text(f"{status.environment}: green, every service runs and works, and rows arrive", style="green")
     named = ", ".join(host.host for host in status.hosts if not host.green)
     return Text(f"{status.environment}: not green: {named}", style="bold red")
 

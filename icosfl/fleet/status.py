@@ -6,7 +6,7 @@ forecast service over HTTP. Other machines are not reachable without SSH, and sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +16,22 @@ from icosfl.errors import IcosflError
 from icosfl.fleet.definition import Layout
 from icosfl.fleet.health import probe
 from icosfl.fleet.inventory import Fleet, Host
+from icosfl.fleet.planned import planned_services, read_plan
 from icosfl.fleet.service import Service
 from icosfl.fleet.supervisor import Status, connect
 from icosfl.serve.client import read_readiness
 from icosfl.serve.values import Readiness
 
-Condition = Literal["green", "down", "not deployed", "unreachable from here"]
+Condition = Literal["green", "down", "no new rows", "not deployed", "unreachable from here"]
 
 RUNNING = "RUNNING"
 NO_MANAGER = "NOT RUNNING"
+MISSING = "NOT DEPLOYED"
 ASK_SECONDS = 2.0
 ELSEWHERE = "on another machine: status over SSH comes with the SSH fleet"
 NOT_DEPLOYED = "nothing is deployed here: icosfl up"
+NEVER_DEPLOYED = "it was never deployed: icosfl up"
+SENDERS = "see the logs of host_metrics and otlp_bridge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class ServiceStatus:
 
     Args:
         name: The service.
-        state: What supervisord says of its process.
+        state: What supervisord says of its process; NOT DEPLOYED for one that the host should have.
         problem: Why it does not work; "" when it does.
         pid: Its process, 0 without one.
         uptime_seconds: Since its process started.
@@ -67,7 +71,7 @@ class HostStatus:
         groups: Its groups in the inventory.
         condition: How it stands altogether.
         reason: Why it is not green; "" when it is.
-        services: In their order of start.
+        services: In their order of start, then those that were never deployed.
         readiness: Of its forecasts; None when the forecast service does not answer.
     """
 
@@ -80,7 +84,7 @@ class HostStatus:
 
     @property
     def green(self) -> bool:
-        """Whether every service runs and works."""
+        """Whether every service runs and works, and rows arrive."""
         return self.condition == "green"
 
 
@@ -98,13 +102,24 @@ class FleetStatus:
 
 
 def look(fleet: Fleet) -> FleetStatus:
-    """Ask every host of the fleet, all at the same time; a host that cannot be asked is told with its reason."""
+    """Ask every host of the fleet, all at the same time; a host that cannot be asked is told with its reason.
+
+    Raises:
+        ConfigError: site.yml or its roles cannot be read.
+    """
+    plan = read_plan(fleet.project)
     with ThreadPoolExecutor(max_workers=max(len(fleet.hosts), 1)) as pool:
-        return FleetStatus(fleet.environment, tuple(pool.map(look_at, fleet.hosts)))
+        found = pool.map(lambda host: look_at(host, planned_services(plan, host.groups)), fleet.hosts)
+        return FleetStatus(fleet.environment, tuple(found))
 
 
-def look_at(host: Host) -> HostStatus:
-    """Ask one host's process manager, its services and its forecast service."""
+def look_at(host: Host, planned: Collection[str] = ()) -> HostStatus:
+    """Ask one host's process manager, its services and its forecast service.
+
+    Args:
+        host: The host.
+        planned: The names of the services that it is meant to have.
+    """
     if not host.is_local:
         return HostStatus(host.name, host.groups, "unreachable from here", ELSEWHERE, (), None)
     try:
@@ -113,39 +128,62 @@ def look_at(host: Host) -> HostStatus:
         statuses = _statuses(layout)
     except IcosflError as error:
         return HostStatus(host.name, host.groups, "down", str(error), (), None)
-    return join(
-        host, layout, installed, Found(statuses, _problems(installed, statuses or {}), _readiness(host, statuses))
-    )
+    found = Found(statuses, _problems(installed, statuses or {}), _readiness(host, statuses), tuple(planned))
+    return join(host, layout, installed, found)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What really runs on a host.
+    """What really runs on a host, and what should.
 
     Args:
         statuses: What supervisord says, by service; None when none runs.
         problems: What the health checks of running services found, by service; "" for nothing.
         readiness: What the forecast service says; None when it says nothing.
+        planned: The names of the services that the host is meant to have.
     """
 
     statuses: Mapping[str, Status] | None
     problems: Mapping[str, str]
     readiness: Readiness | None
+    planned: tuple[str, ...] = ()
 
 
 def join(host: Host, layout: Layout, installed: tuple[Service, ...], found: Found) -> HostStatus:
     """Join what is installed on a host of the inventory with what was found there."""
-    services = tuple(_join(service, layout, found) for service in installed)
+    missing = [name for name in found.planned if name not in {service.name for service in installed}]
+    services = (
+        *(_join(service, layout, found) for service in installed),
+        *(ServiceStatus(name, MISSING, NEVER_DEPLOYED, 0, 0, {}, layout.log(name)) for name in missing),
+    )
     condition: Condition = "green"
     reason = ""
-    if not services:
-        condition, reason = "not deployed", NOT_DEPLOYED
-    elif found.statuses is None:
+    if not installed:
+        return HostStatus(host.name, host.groups, "not deployed", NOT_DEPLOYED, (), found.readiness)
+    if found.statuses is None:
         condition, reason = "down", "its services are stopped: icosfl up"
     elif ill := [service for service in services if not service.green]:
         condition = "down"
         reason = "; ".join(f"{service.name}: {service.problem or service.state}" for service in ill)
+    elif reason := _trouble_of_rows(found.readiness, host.node.stale_after_seconds):
+        condition = "no new rows"
     return HostStatus(host.name, host.groups, condition, reason, services, found.readiness)
+
+
+def _trouble_of_rows(readiness: Readiness | None, stale_after_seconds: float) -> str:
+    """Why the rows that the forecast service sees do not do; "" when they do, or when it said nothing this time."""
+    if readiness is None:
+        return ""
+    if readiness.store is None:
+        return f"its forecast service cannot read the store: {'; '.join(readiness.reasons)}"
+    age = readiness.store.age_seconds
+    if age is None:
+        return f"its store is empty: {SENDERS}"
+    if age > stale_after_seconds:
+        return f"its newest row is {age:.0f} s old: {SENDERS}"
+    if age < -stale_after_seconds:
+        return f"its newest row lies {-age:.0f} s in the future: set the clocks of this host and of its sender"
+    return ""
 
 
 def _join(service: Service, layout: Layout, found: Found) -> ServiceStatus:

@@ -182,6 +182,16 @@ def test_a_stopped_host_says_how_to_start_it() -> None:
     assert line_of(text, "redis") == "redis NOT RUNNING - - 6400"
 
 
+def test_a_host_without_new_rows_says_why_though_its_services_run() -> None:
+    service = ServiceStatus("redis", "RUNNING", "", 77, 90, {"redis": 6400}, Path("/l"))
+    readiness = Readiness(True, (), (), "worker-1", STORE, MODEL)
+    host = HostStatus("worker-1", (), "no new rows", "its newest row is 45 s old", (service,), readiness)
+
+    text = shown(status_screen(FleetStatus("lab", (host,))))
+
+    assert line_of(text, "45 s") == "worker-1 no new rows its newest row is 45 s old"
+
+
 def test_a_green_fleet_says_so() -> None:
     assert "lab: green" in shown(status_screen(FleetStatus("lab", (HostStatus("a", (), "green", "", (), None),))))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,9 +33,20 @@ def service(name: str, port: int) -> Service:
 INSTALLED = (service("redis", 6400), service("otlp_bridge", 4400))
 
 
-def joined(tmp_path: Path, statuses: dict[str, Status] | None, problems: dict[str, str] | None = None) -> HostStatus:
+def joined(
+    tmp_path: Path,
+    statuses: dict[str, Status] | None,
+    problems: dict[str, str] | None = None,
+    readiness: Readiness | None = READINESS,
+    planned: tuple[str, ...] = (),
+) -> HostStatus:
     layout = Layout.at(str(tmp_path / "worker-1"))
-    return join(make_host("worker-1", tmp_path), layout, INSTALLED, Found(statuses, problems or {}, READINESS))
+    found = Found(statuses, problems or {}, readiness, planned)
+    return join(make_host("worker-1", tmp_path), layout, INSTALLED, found)
+
+
+def all_running() -> dict[str, Status]:
+    return {service.name: running(service.name, 11) for service in INSTALLED}
 
 
 def running(name: str, pid: int) -> Status:
@@ -80,6 +92,37 @@ def test_a_service_that_its_manager_does_not_know_is_not_green(tmp_path: Path) -
     assert host.services[1].state == "NOT RUNNING"
 
 
+def test_a_service_that_was_never_deployed_is_missed_by_name(tmp_path: Path) -> None:
+    host = joined(tmp_path, all_running(), planned=("redis", "otlp_bridge", "supernode"))
+
+    assert host.condition == "down"
+    assert host.reason == "supernode: it was never deployed: icosfl up"
+    assert [(each.name, each.state, each.pid) for each in host.services][-1] == ("supernode", "NOT DEPLOYED", 0)
+
+
+@pytest.mark.parametrize(
+    ("store", "reason"),
+    [
+        (StoreState(0, 600, None, None), "its store is empty: see the logs of host_metrics and otlp_bridge"),
+        (StoreState(61, 600, NOON, 31.0), "its newest row is 31 s old: see the logs of host_metrics and otlp_bridge"),
+        (StoreState(61, 600, NOON, -31.0), "its newest row lies 31 s in the future: set the clocks"),
+        (None, "its forecast service cannot read the store: no model yet"),
+    ],
+)
+def test_a_host_without_new_rows_is_not_green_and_says_why(
+    tmp_path: Path, store: StoreState | None, reason: str
+) -> None:
+    host = joined(tmp_path, all_running(), readiness=replace(READINESS, store=store))
+
+    assert host.condition == "no new rows"
+    assert not host.green
+    assert host.reason.startswith(reason)
+
+
+def test_a_forecast_service_that_says_nothing_this_time_does_not_make_a_host_ill(tmp_path: Path) -> None:
+    assert joined(tmp_path, all_running(), readiness=None).green
+
+
 def test_a_stopped_host_lists_its_services_and_the_cure(tmp_path: Path) -> None:
     host = joined(tmp_path, None)
 
@@ -89,6 +132,9 @@ def test_a_stopped_host_lists_its_services_and_the_cure(tmp_path: Path) -> None:
 
 
 def test_an_empty_machine_is_not_deployed_rather_than_an_error(tmp_path: Path) -> None:
+    (tmp_path / "playbooks").mkdir()
+    (tmp_path / "playbooks" / "site.yml").write_text("- hosts: nodes\n", encoding="utf-8")
+
     found = look(make_fleet(tmp_path, make_host("control", tmp_path), make_host("worker-1", tmp_path)))
 
     assert not found.green
