@@ -11,19 +11,28 @@ import yaml
 from ansible.errors import AnsibleFilterError
 
 from icosfl.errors import InventoryError
-from icosfl.fleet import topology
+from icosfl.fleet import problems, topology
 
 
 def host_ports(bases: Mapping[str, int], stride: int, slot: int, overrides: Mapping[str, int]) -> dict[str, int]:
     """Return the ports of the host in `slot`."""
     try:
-        return topology.host_ports(dict(bases), stride, slot, dict(overrides))
+        return topology.host_ports(bases, stride, slot, overrides)
     except InventoryError as error:
         raise AnsibleFilterError(str(error)) from error
 
 
+def flower_environment(more: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of every Flower process, and `more`."""
+    from icosfl.fleet import flower  # only the plays that need it load it
+
+    return {**flower.ENVIRONMENT, **more}
+
+
 def to_toml(value: Mapping[str, Any]) -> str:
     """Return a configuration as TOML; keys without a value are left out."""
+    if not isinstance(value, Mapping):
+        raise AnsibleFilterError(f"to_toml takes a mapping, not {value!r}")
     return tomli_w.dumps(_plain(value))
 
 
@@ -35,29 +44,35 @@ def _plain(value: Any) -> Any:
     for kind in (bool, int, float):
         if isinstance(value, kind):
             return kind(value)
+    if value is None:
+        raise AnsibleFilterError("TOML cannot say that an item of a list has no value. Cure: take the item out")
     return str(value)
 
 
-def inventory_problems(hostvars: Mapping[str, Any], hosts: list[str], project: str, runtimes: list[str]) -> list[str]:
+def inventory_problems(
+    hostvars: Mapping[str, Any], hosts: list[str], project: str, runtimes: list[str], connections: list[str]
+) -> list[str]:
     """Return what is wrong with the inventory, a sentence each; empty when it is sound."""
     known, prefixes = known_variables(Path(project))
-    specs, problems = [], []
+    specs, found = [], []
     for name in hosts:
         values = hostvars[name]
-        problems += topology.unknown_variables(name, list(values), known, prefixes)
+        found += problems.unknown_variables(name, list(values), known, prefixes)
         specs.append(
-            topology.HostSpec(
+            problems.HostSpec(
                 name=str(name),
                 groups=frozenset(str(group) for group in values["group_names"]),
                 address=str(values["icosfl_address"]),
                 slot=values["icosfl_slot"],
-                overrides=dict(values["icosfl_port_overrides"]),
+                overrides=values["icosfl_port_overrides"],
                 runtime=str(values["icosfl_runtime"]),
+                connection=str(values.get("ansible_connection", "ssh")),
             )
         )
     first = hostvars[hosts[0]]
-    problems += topology.find_problems(specs, dict(first["icosfl_ports"]), first["icosfl_port_stride"], runtimes)
-    return [str(problem) for problem in problems]
+    bases, stride = first["icosfl_ports"], first["icosfl_port_stride"]
+    found += problems.find_problems(specs, bases, stride, runtimes, connections)
+    return [str(problem) for problem in found]
 
 
 def known_variables(project: Path) -> tuple[frozenset[str], tuple[str, ...]]:
@@ -79,6 +94,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
         return {
+            "icosfl_flower_environment": flower_environment,
             "icosfl_host_ports": host_ports,
             "icosfl_inventory_problems": inventory_problems,
             "to_toml": to_toml,
