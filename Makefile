@@ -27,18 +27,18 @@ test: setup ## Run all tests
 	pytest
 
 bench: setup ## Print the benchmarks' tables
-	@for file in benchmarks/*.py; do python "$$file"; done
+	@set -e; for file in benchmarks/*.py; do python "$$file"; done
 
 demo: setup ## A working federation on this machine: deploy, collect, train, forecast
-	@icosfl -i $(INVENTORY) up
-	@icosfl -i $(INVENTORY) watch --until-ready
-	@icosfl -i $(INVENTORY) train
-	@icosfl -i $(INVENTORY) forecast
+	@icosfl -i "$(INVENTORY)" up
+	@icosfl -i "$(INVENTORY)" watch --until-ready
+	@icosfl -i "$(INVENTORY)" train
+	@icosfl -i "$(INVENTORY)" forecast
 
 down: setup ## Stop the federation; its data stays
-	@icosfl -i $(INVENTORY) down
+	@icosfl -i "$(INVENTORY)" down
 
 clean: ## Stop the federation and leave nothing behind
-	@[ ! -x $(BIN)/icosfl ] || icosfl -i $(INVENTORY) reset --yes
+	@[ ! -x $(BIN)/icosfl ] || icosfl -i "$(INVENTORY)" reset --yes
 	@rm -rf .venv .state .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .ansible
 	@find . -name __pycache__ -prune -exec rm -rf {} +

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 DOCUMENTATION = r"""
 module: hop
@@ -114,8 +114,11 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, msg="not asked in check mode")
 
-    from icosfl.errors import IcosflError
-    from icosfl.fleet import hops
+    try:
+        from icosfl.errors import IcosflError  # the failure must be a result, not a stack trace
+        from icosfl.fleet import hops
+    except ImportError:
+        module.fail_json(msg=missing_required_lib("icosfl"), cure="run site.yml first")
 
     questions = {
         "page": lambda: hops.page_value(given["url"], given["metric"]),
