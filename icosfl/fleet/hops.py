@@ -60,12 +60,12 @@ def page_value(url: str, metric: str) -> str:
     """
     from prometheus_client.parser import text_string_to_metric_families
 
-    samples = [
-        sample.value
-        for family in text_string_to_metric_families(_get(url))
-        for sample in family.samples
-        if sample.name == metric
-    ]
+    text = _get(url)
+    try:
+        families = list(text_string_to_metric_families(text))
+    except ValueError as error:
+        raise _stranger(url, f"is no Prometheus page: {error}") from error
+    samples = [sample.value for family in families for sample in family.samples if sample.name == metric]
     total = sum(samples)
     if total <= 0:
         raise Unavailable(
@@ -81,7 +81,11 @@ def fresh_rows(url: str, max_age_seconds: float) -> str:
     Raises:
         Unavailable: no answer, no rows, or old ones.
     """
-    store: Mapping[str, Any] = (json.loads(_get(url, {200, 503})).get("store")) or {}
+    text = _get(url, {200, 503})
+    try:
+        store: Mapping[str, Any] = json.loads(text)["store"] or {}
+    except (ValueError, LookupError, TypeError) as error:
+        raise _stranger(url, "is not a forecast service's answer") from error
     rows, age = store.get("rows") or 0, store.get("age_seconds")
     if not rows or age is None:
         raise Unavailable(f"{url}: the store has no rows yet", cure="see whether the collector and the bridge work")
@@ -123,6 +127,10 @@ def store_through_proxy(address: str, alias: str, dataset: str, username: str) -
     return f"the proxy at {address} reaches {alias}, {rows} rows"
 
 
+def _stranger(url: str, words: str) -> Unavailable:
+    return Unavailable(f"{url} {words}", cure="see what listens on this port")
+
+
 def _get(url: str, accepted: set[int] | None = None) -> str:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_SECONDS)
@@ -130,7 +138,7 @@ def _get(url: str, accepted: set[int] | None = None) -> str:
         connection.request("GET", parts.path)
         answer = connection.getresponse()
         body = answer.read().decode("utf-8")
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise Unavailable(f"{url}: {error}", cure="see the service's log, and icosfl status") from error
     finally:
         connection.close()

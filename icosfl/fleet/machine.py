@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import shutil
-import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +25,8 @@ from icosfl.fleet.preflight import BusyPort, Disk, Facts
 from icosfl.fleet.supervisor import connect
 
 MIB = 1024 * 1024
+RUNNING_DISK_MB = 64
+"""What a host that runs already still needs for its next checkpoints, models and logs."""
 _PIN = re.compile(r"^(?P<requirement>[A-Za-z0-9][^\s#\\]*(?:\s*;[^\\#]+)?)", re.MULTILINE)
 _CLOCK_UNSYNCHRONISED = 5  # TIME_ERROR of adjtimex(2)
 
@@ -75,12 +76,11 @@ def gather(fleet: Fleet) -> Facts:
         clock_synchronised=_clock_synchronised(),
         memory_mb=_available_memory() // MIB,
         memory_needed_mb=sum(host.required_memory_mb for host in idle),
-        disks=tuple(_disks(idle)),
+        disks=tuple(_disks(homes)),
         ports_checked=sum(len(host.ports) for host in hosts),
         ports_busy=tuple(_busy_ports(homes)),
         redis={host.redis_binary: os.access(host.redis_binary, os.X_OK) for host in hosts},
         homes_wrong={home.host.name: (home.wrong.message, home.wrong.cure) for home in homes if home.wrong},
-        host_name=(socket.gethostname(), _resolves(socket.gethostname())),
         elsewhere=tuple(host.name for host in fleet.hosts if not host.is_local),
     )
 
@@ -124,13 +124,14 @@ def _available_memory() -> int:
     return available if limit == "max" else min(available, int(limit) - int(used))
 
 
-def _disks(hosts: Iterable[Host]) -> Iterator[Disk]:
+def _disks(homes: Iterable[_Home]) -> Iterator[Disk]:
     needed: dict[int, tuple[Path, int]] = {}
-    for host in hosts:
-        place = next(path for path in (host.paths["root"], *host.paths["root"].parents) if path.exists())
+    for home in homes:
+        root = home.host.paths["root"]
+        place = next(path for path in (root, *root.parents) if path.exists())
         device = place.stat().st_dev
         path, megabytes = needed.get(device, (place, 0))
-        needed[device] = path, megabytes + host.required_disk_mb
+        needed[device] = path, megabytes + (RUNNING_DISK_MB if home.running else home.host.required_disk_mb)
     for path, megabytes in needed.values():
         yield Disk(path, shutil.disk_usage(path).free // MIB, megabytes)
 
@@ -142,11 +143,3 @@ def _busy_ports(hosts: Iterable[_Home]) -> Iterator[BusyPort]:
             holder = held.get(port)
             if holder is not None and not home.owns(holder.pid):
                 yield BusyPort(home.host.name, service, port, str(holder))
-
-
-def _resolves(name: str) -> bool:
-    try:
-        socket.gethostbyname(name)
-    except OSError:
-        return False
-    return True

@@ -65,7 +65,6 @@ class Facts:
         ports_busy: Planned ports that others hold.
         redis: The server's program by host, and whether it can be executed.
         homes_wrong: Hosts whose directory cannot hold their process manager: what is wrong, and its cure.
-        host_name: This machine's own name, and whether it resolves.
         elsewhere: Hosts of the inventory that are on other machines.
     """
 
@@ -82,7 +81,6 @@ class Facts:
     ports_busy: tuple[BusyPort, ...]
     redis: Mapping[Path, bool]
     homes_wrong: Mapping[str, tuple[str, str]]
-    host_name: tuple[str, bool]
     elsewhere: tuple[str, ...]
 
 
@@ -98,7 +96,6 @@ def examine(facts: Facts) -> tuple[Check, ...]:
         _memory(facts),
         *_ports(facts),
         *_homes(facts),
-        _host_name(facts),
         *_elsewhere(facts),
     )
 
@@ -209,18 +206,6 @@ def _homes(facts: Facts) -> Iterator[Check]:
         yield Check("directories", "failed", f"{host}: {message}", cure)
     if not facts.homes_wrong:
         yield Check("directories", "ok", "short enough for sockets, and ours")
-
-
-def _host_name(facts: Facts) -> Check:
-    name, resolves = facts.host_name
-    if resolves:
-        return Check("host name", "ok", name)
-    return Check(
-        "host name",
-        "failed",
-        f"{name} does not resolve to an address, and dataClay cannot start without",
-        f"add a line to /etc/hosts: 127.0.1.1 {name}",
-    )
 
 
 def _elsewhere(facts: Facts) -> Iterator[Check]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import IO, Any, Literal, Protocol
 
 from icosfl.config import search_path
 from icosfl.errors import RunFailed
+from icosfl.fleet.daemon import translated
 from icosfl.fleet.events import Failure, HostRecap, Step, Tally, interpret, strip_colour
 from icosfl.fleet.interrupts import Interrupts
 from icosfl.fleet.inventory import environment_of
@@ -82,8 +84,9 @@ class _Run:
         """Take one event; false tells ansible-runner not to keep it as a file."""
         text = strip_colour(str(event.get("stdout") or "")).replace("\r", "")
         if text:
-            self.log.write(text + "\n")
-            self.log.flush()
+            with suppress(OSError):  # a full disk: the playbook itself says so
+                self.log.write(text + "\n")
+                self.log.flush()
         if event.get("event") == "verbose":
             self.loose.append(text)
         elif self.interrupts.pid is None and event.get("pid"):
@@ -132,13 +135,13 @@ def run_playbook(playbook: Playbook, display: Display) -> PlaybookResult:
     Ansible's output goes to a log file under the project's `.state`, not to the terminal.
 
     Raises:
-        RunFailed: there is no such playbook, or the log cannot be written.
+        RunFailed: there is no such playbook, the log cannot be written, or ansible-runner cannot work.
     """
     if not playbook.file.is_file():
         raise RunFailed(f"{playbook.file} does not exist", cure="run icosfl in a complete checkout")
     log = _log_file(playbook)
     started = time.monotonic()
-    with log.open("w", encoding="utf-8") as stream:
+    with translated(log), _private_log(log) as stream:
         run = _Run(display, stream)
         with run.interrupts.caught(), tempfile.TemporaryDirectory(prefix="icosfl-") as private:
             code = _ansible(playbook, private, run)
@@ -191,15 +194,25 @@ def _failures(run: _Run) -> tuple[Failure, ...]:
     return (Failure("", run.tally.play, run.tally.task, message.removeprefix("[ERROR]: ")),)
 
 
+@contextmanager
+def _private_log(path: Path) -> Iterator[IO[str]]:
+    """Write a file that only its owner may read, for Ansible's output may tell more than it should."""
+    path.touch(mode=0o600)
+    stream = path.open("w", encoding="utf-8")
+    try:
+        yield stream
+    finally:
+        with suppress(OSError):
+            stream.close()
+
+
 def _log_file(playbook: Playbook) -> Path:
     folder = playbook.project / ".state" / environment_of(playbook.inventory) / "ansible"
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    try:
+    with translated(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for old in sorted(folder.glob(f"{playbook.name}-*.log"))[: -(LOGS_KEPT - 1)]:
             old.unlink()
-    except OSError as error:
-        raise RunFailed(f"{folder}: {error.strerror}", cure="make the project directory writable") from error
     return folder / f"{playbook.name}-{stamp}.log"
 
 

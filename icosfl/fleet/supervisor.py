@@ -169,7 +169,7 @@ def connect(layout: Layout) -> Supervisor | None:
     """Return the supervisord of a host, or None when none runs.
 
     Raises:
-        Unavailable: It belongs to another user.
+        Unavailable: It belongs to another user, or does not take calls.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
         knock.settimeout(_CALL_SECONDS)
@@ -182,6 +182,10 @@ def connect(layout: Layout) -> Supervisor | None:
             ) from error
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             return None
+        except OSError as error:
+            raise Unavailable(
+                f"supervisord does not answer on {layout.socket}: {error}", cure=f"see {layout.daemon_log}"
+            ) from error
     return Supervisor(layout)
 
 

@@ -52,6 +52,14 @@ def test_a_metric_is_summed_over_its_labels(serve) -> None:
     assert hops.page_value(f"http://{serve(200, PAGE)}/metrics", "stored_total") == "stored_total = 7"
 
 
+def test_another_program_on_a_port_is_said_and_no_crash(serve) -> None:
+    with pytest.raises(Unavailable, match="is no Prometheus page"):
+        hops.page_value(f"http://{serve(200, '<html>')}/metrics", "stored_total")
+    for body in ("<html>", "[]", "{}"):
+        with pytest.raises(Unavailable, match="is not a forecast service's answer"):
+            hops.fresh_rows(f"http://{serve(200, body)}/readyz", 5.0)
+
+
 @pytest.mark.parametrize(("metric", "said"), [("none_total", "is 0"), ("other_total", "is not there")])
 def test_a_metric_that_is_0_or_absent_is_no_proof(serve, metric, said) -> None:
     with pytest.raises(Unavailable, match=said):

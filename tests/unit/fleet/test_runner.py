@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from rich.console import Console
 from icosfl.errors import RunFailed
 from icosfl.fleet.display import PlainDisplay, display_for, result_screen
 from icosfl.fleet.events import HostDone, Step, Tally
-from icosfl.fleet.runner import Playbook, PlaybookResult, run_playbook
+from icosfl.fleet.runner import Playbook, PlaybookResult, _Run, run_playbook
 
 HOSTS = """
 all:
@@ -107,6 +108,7 @@ def test_ansibles_own_output_is_in_the_log_of_the_environment(project: Path, scr
     assert result.log.parent == project / ".state" / "lab" / "ansible"
     assert "TASK [train | Await the rounds]" in result.log.read_text(encoding="utf-8")
     assert "\x1b[" not in result.log.read_text(encoding="utf-8")
+    assert result.log.stat().st_mode & 0o777 == 0o600
 
 
 def test_variables_and_limit_reach_the_playbook(project: Path, screen: Console) -> None:
@@ -205,3 +207,14 @@ def test_a_terminal_sees_the_task_and_the_hosts_that_have_finished_it() -> None:
 
     assert "install | Bring the package" in text_of(screen)
     assert "worker-1" in text_of(screen)
+
+
+def test_a_full_disk_while_the_log_grows_does_not_hide_what_happens(screen: Console) -> None:
+    full = Path("/dev/full").open("w", encoding="utf-8")  # noqa: SIM115  closed as the runner closes it
+    taken = _Run(PlainDisplay(screen), full)
+
+    taken.take({"event": "playbook_on_play_start", "stdout": "PLAY [Tell]", "event_data": {"name": "Tell"}})
+
+    assert taken.tally.play == "Tell"
+    with suppress(OSError):
+        full.close()
