@@ -57,7 +57,11 @@ def parse_page(text: str, keep: re.Pattern[str], time_ns: int) -> Page:
     names = {name for line in kept if (name := _name(line))}
     points: list[Point] = []
     not_finite = 0
-    for family in text_string_to_metric_families("\n".join(kept) + "\n"):
+    try:
+        families = list(text_string_to_metric_families("\n".join(kept) + "\n"))
+    except IndexError as error:  # some broken labels make the parser stumble so
+        raise ValueError(f"a line is not in the format: {error}") from error
+    for family in families:
         for point in _points(family, names, time_ns):
             if math.isfinite(point.value):
                 points.append(point)

@@ -63,7 +63,7 @@ def page_value(url: str, metric: str) -> str:
     text = _get(url)
     try:
         families = list(text_string_to_metric_families(text))
-    except ValueError as error:
+    except (ValueError, IndexError) as error:  # what its parser raises
         raise _stranger(url, f"is no Prometheus page: {error}") from error
     samples = [sample.value for family in families for sample in family.samples if sample.name == metric]
     total = sum(samples)

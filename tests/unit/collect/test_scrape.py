@@ -129,7 +129,9 @@ def test_a_page_that_answers_with_an_error_is_unavailable_until_it_answers_well(
     assert [point.name for point in scraper.collect().points] == ["node_load1"]
 
 
-@pytest.mark.parametrize("body", [b"<html>hello</html>\n", b"name{ 3\n", b"\xff\xfe\n", b"a notanumber\n"])
+@pytest.mark.parametrize(
+    "body", [b"<html>hello</html>\n", b"name{ 3\n", b"\xff\xfe\n", b"a notanumber\n", b'a{b="c", ="f"} 1\n']
+)
 def test_a_page_that_is_no_metrics_page_is_unavailable_with_the_reason(site, scraper, body) -> None:
     site.body = body
 
