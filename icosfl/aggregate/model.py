@@ -34,6 +34,8 @@ class Start:
 def start(job: Job, moments: Moments, run: str) -> Start:
     """Go on from the controller's newest model if it fits, with its scaler; else begin with fresh weights.
 
+    A model that was taught a larger share of the rows does not fit: it has seen rows that this run measures on.
+
     Args:
         job: The run's settings and series on the controller.
         moments: Of all members' training rows.
@@ -44,9 +46,7 @@ def start(job: Job, moments: Moments, run: str) -> Start:
     """
     latest, reason = _latest(job.node.models_dir)
     if latest is not None:
-        plan = job.plan
-        schema = job.schema.select(job.names)
-        reason = latest.misfit(schema, plan.period_seconds, plan.window, plan.horizons, job.shape) or ""
+        reason = _misfit(latest, job)
     if latest is None or reason:
         return Start(_fresh(job, moments.scaler(), run), reason)
     return Start(
@@ -103,6 +103,18 @@ def _latest(directory: Path) -> tuple[Artifact | None, str]:
     except CheckpointError as error:
         return None, error.message
     return artifact, "" if artifact is not None else "there is no earlier model"
+
+
+def _misfit(latest: Artifact, job: Job) -> str:
+    plan, fraction = job.plan, job.settings.train_fraction
+    schema = job.schema.select(job.names)
+    reason = latest.misfit(schema, plan.period_seconds, plan.window, plan.horizons, job.shape) or ""
+    if not reason and latest.train_fraction > fraction:
+        return (
+            f"the earlier model was taught {latest.train_fraction:g} of the rows, this run measures on all after "
+            f"{fraction:g}"
+        )
+    return reason
 
 
 def _fresh(job: Job, scaler: Scaler, run: str) -> Artifact:

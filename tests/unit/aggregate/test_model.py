@@ -15,8 +15,8 @@ from support import made_up
 MOMENTS = Moments.of(made_up.rows(100).values)
 
 
-def job(directory: Path) -> Job:
-    settings = TrainSettings.from_run_config(made_up.RUN_CONFIG)
+def job(directory: Path, train_fraction: float = 0.75) -> Job:
+    settings = TrainSettings.from_run_config(made_up.RUN_CONFIG | {"train-fraction": train_fraction})
     return Job(made_up.node_config(directory, "controller"), settings, made_up.QUESTION)
 
 
@@ -44,6 +44,26 @@ def test_a_damaged_pointer_is_not_gone_on_from(tmp_path: Path) -> None:
     (own.node.models_dir / LATEST).write_text("?", encoding="utf-8")
 
     assert LATEST in model.start(own, MOMENTS, "2").fresh_because
+
+
+def test_a_model_that_was_taught_rows_which_the_run_measures_on_is_not_gone_on_from(tmp_path: Path) -> None:
+    taught_more = job(tmp_path, train_fraction=0.9)
+    save(model.start(taught_more, MOMENTS, "1").artifact, taught_more.node.models_dir)
+
+    started = model.start(job(tmp_path, train_fraction=0.5), MOMENTS, "2")
+
+    assert (started.artifact.parent, started.artifact.train_fraction) == (None, 0.5)
+    assert started.fresh_because == "the earlier model was taught 0.9 of the rows, this run measures on all after 0.5"
+
+
+def test_a_model_that_was_taught_fewer_rows_is_gone_on_from_and_counts_as_taught_all_of_them(tmp_path: Path) -> None:
+    taught_less = job(tmp_path, train_fraction=0.5)
+    first = model.start(taught_less, MOMENTS, "1").artifact
+    save(first, taught_less.node.models_dir)
+
+    second = model.start(job(tmp_path, train_fraction=0.9), MOMENTS, "2").artifact
+
+    assert (second.parent, second.train_fraction) == (first.digest, 0.9)
 
 
 def test_a_series_that_the_earlier_model_never_saw_is_scaled_by_the_rows_of_now(tmp_path: Path) -> None:
