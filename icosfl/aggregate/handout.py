@@ -18,7 +18,7 @@ from icosfl.train.records import pack_model, unpack_reply
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Who has the model, and who has not and why; both by host."""
+    """Who has the model, each host once, and who has not and why; both by host."""
 
     received: tuple[Received, ...]
     missing: tuple[Absent, ...]
@@ -46,17 +46,26 @@ def hand_out(grid: BoundedGrid, artifact: Artifact, roster: Roster, timeout: flo
 def receipts(
     answers: Mapping[int, RecordDict | NoReply], digest: str, names: Mapping[int, str], offline: list[Absent]
 ) -> Delivery:
-    """Sort the nodes' answers; `names` are the hosts that are known by their number, `offline` those not asked."""
-    received: list[Received] = []
+    """Sort the nodes' answers; a host counts once, however many SuperNodes answer for it.
+
+    Args:
+        answers: By the nodes' numbers.
+        digest: Of the model.
+        names: The hosts that are known by their number.
+        offline: Those that were not asked.
+    """
+    received: dict[str, Received] = {}
     missing = list(offline)
     for node, answer in answers.items():
         judged = _judge(answer, digest, names.get(node, f"SuperNode {node}"))
-        if isinstance(judged, Received):
-            received.append(judged)
-        else:
+        if isinstance(judged, Absent):
             missing.append(judged)
+        elif judged.host in received:
+            missing.append(Absent(judged.host, f"answers from a second SuperNode, {node}"))
+        else:
+            received[judged.host] = judged
     return Delivery(
-        tuple(sorted(received, key=lambda receipt: receipt.host)),
+        tuple(received[host] for host in sorted(received)),
         tuple(sorted(missing, key=lambda absent: absent.host)),
     )
 

@@ -295,6 +295,19 @@ def test_a_model_that_reaches_too_few_nodes_fails_the_run_but_stays_with_the_con
     assert [entry["host"] for entry in controller.result("1")["missing"]] == ["worker-2", "worker-3"]
 
 
+def test_a_host_that_takes_the_model_twice_counts_once(controller: Controller) -> None:
+    controller.grid.nodes.pop(13)
+    controller.grid.nodes[14] = Worker(controller.directory, "worker-1", controller.nodes[11].rows)
+    controller.nodes[12].change = lambda message, content: (
+        None if message.metadata.message_type == "evaluate" else content
+    )
+
+    with pytest.raises(RunFailed, match="1 of at least 2 nodes took it: worker-1: answers from a second SuperNode, 14"):
+        controller.run("1", num_server_rounds=1)
+
+    assert [entry["host"] for entry in controller.result("1")["nodes"]] == ["worker-1"]
+
+
 def test_a_controller_without_a_store_skips_its_evaluation_and_says_so(
     controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
