@@ -177,7 +177,9 @@ def watch(  # noqa: PLR0913, PLR0917 (each option is an argument)
     until_ready: Annotated[bool, typer.Option("--until-ready", help="End once every node can train.")] = False,
     timeout: Annotated[
         float | None,
-        typer.Option("--timeout", min=0, help="Give up after so many seconds; by default by what is needed."),
+        typer.Option(
+            "--timeout", min=0, help="End after so many seconds; with --until-ready by default by what is needed."
+        ),
     ] = None,
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = 1.0,
     inventory: InventoryOption = None,

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from threading import Event
 
 import grpc
@@ -71,7 +72,7 @@ class Bridge:
         self._pool = ThreadPoolExecutor(_THREADS, "otlp")
         self._watcher = ThreadPoolExecutor(1, "store-watch")
         self._stop_watching = Event()
-        self._asked = Event()
+        self._asked: SimpleQueue[None] = SimpleQueue()  # unlike an Event it may be used from a signal handler
 
     def start(self) -> None:
         """Listen, and begin to look for the store; until it answers, senders are told to come again.
@@ -117,11 +118,11 @@ class Bridge:
 
     def ask_to_stop(self) -> None:
         """Let `wait` return; may be called from a signal handler."""
-        self._asked.set()
+        self._asked.put(None)
 
     def wait(self) -> None:
         """Block until the bridge is asked to stop, or its watch over the store has ended by an error."""
-        self._asked.wait()
+        self._asked.get()
 
     def stop(self) -> None:
         """Refuse new requests, finish those in flight, and let go of everything.

@@ -184,7 +184,7 @@ class Patience:
     Args:
         every: Seconds between two readings.
         until_ready: Whether to end with the reading in which every node is ready.
-        timeout: Seconds after which waiting ends badly; None waits for ever.
+        timeout: Seconds after which watching ends, badly if every node was to be ready; None watches for ever.
     """
 
     every: float
@@ -199,7 +199,7 @@ def readings(
     wait: Callable[[float], object] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[tuple[Reading, ...]]:
-    """Yield readings of every node, for ever or until every node is ready.
+    """Yield readings of every node, until the time is over or, if asked for, every node is ready.
 
     Args:
         read: Reads every node.
@@ -208,7 +208,7 @@ def readings(
         clock: Seconds that only ascend.
 
     Raises:
-        NotReady: the time is over; names every node that is not ready, and what it lacks.
+        NotReady: the time is over before every node is ready; names those that are not, and what they lack.
     """
     deadline = None if patience.timeout is None else clock() + patience.timeout
     while True:
@@ -217,13 +217,15 @@ def readings(
         if patience.until_ready and all(reading.ready for reading in found):
             return
         if deadline is not None and clock() >= deadline:
-            raise _too_late(found, patience.timeout or 0.0)
+            if patience.until_ready:
+                raise _too_late(found, patience.timeout or 0.0)
+            return
         wait(patience.every)
 
 
 def _too_late(found: Sequence[Reading], timeout: float) -> NotReady:
     missing = "; ".join(f"{reading.host}: {reading.reason}" for reading in found if not reading.ready)
     return NotReady(
-        f"not every node is ready after {timeout:.0f} s: {missing or 'time is over'}",
+        f"not every node is ready after {timeout:.0f} s: {missing}",
         cure="look at `icosfl status`, and at the logs of host_metrics and the bridge of these nodes",
     )

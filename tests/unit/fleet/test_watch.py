@@ -200,6 +200,14 @@ def test_waiting_too_long_names_who_lacks_what() -> None:
     assert clock.now == 3.0
 
 
+def test_a_watch_that_waits_for_nothing_ends_in_peace_when_its_time_is_over() -> None:
+    clock = Clock()
+
+    found = readings(lambda: (reading("a", ready=False),), Patience(1.0, False, 2.0), wait=clock.wait, clock=clock)
+
+    assert len(list(found)) == 3
+
+
 def test_watching_goes_on_although_all_are_ready() -> None:
     clock = Clock()
     found = readings(lambda: (reading("a", ready=True),), Patience(1.0, False, None), wait=clock.wait, clock=clock)
