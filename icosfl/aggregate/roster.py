@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import reduce
 
+import numpy as np
 from flwr.app import Message, MessageType, RecordDict
 
 from icosfl.aggregate.grid import BoundedGrid, NoReply, pair
 from icosfl.aggregate.progress import Absent, Candidate
-from icosfl.errors import RunFailed, SchemaMismatch
+from icosfl.errors import DataError, NotReady, RunFailed, SchemaMismatch
 from icosfl.process.clean import NANOSECONDS
 from icosfl.process.scale import Moments
 from icosfl.train.messages import Question, Refused, Standing
 from icosfl.train.records import pack, unpack_reply
+
+# No number of moments may be larger, so that sums of their squares stay finite however many nodes bring theirs.
+LARGEST_MOMENT = 1e100
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,16 +86,22 @@ def call(grid: BoundedGrid, question: Question, timeout: float) -> Roster:
     messages = [
         Message(pack(question), node, MessageType.QUERY, group_id="query") for node in sorted(grid.get_node_ids())
     ]
-    return muster(pair(messages, grid.send_and_receive(messages, timeout=timeout), timeout))
+    answers = pair(messages, grid.send_and_receive(messages, timeout=timeout), timeout)
+    return muster(answers, len(question.series))
 
 
-def muster(answers: Mapping[int, RecordDict | NoReply]) -> Roster:
-    """Sort nodes by their answers into those that take part and those that do not; one host counts once."""
+def muster(answers: Mapping[int, RecordDict | NoReply], width: int) -> Roster:
+    """Sort nodes by their answers into those that take part and those that do not; one host counts once.
+
+    Args:
+        answers: By the nodes' numbers.
+        width: How many series the run has.
+    """
     members: dict[str, Member] = {}
     left_out: list[Absent] = []
     names: dict[int, str] = {}
     for node, answer in answers.items():
-        judged = _judge(node, answer)
+        judged = _judge(node, answer, width)
         if judged.host != _unnamed(node):
             names[node] = judged.host
         if isinstance(judged, Absent):
@@ -109,19 +119,37 @@ def muster(answers: Mapping[int, RecordDict | NoReply]) -> Roster:
     )
 
 
-def _judge(node: int, answer: RecordDict | NoReply) -> Member | Absent:
+def _judge(node: int, answer: RecordDict | NoReply, width: int) -> Member | Absent:
     if isinstance(answer, NoReply):
         return Absent(_unnamed(node), answer.reason)
     try:
         standing = unpack_reply(answer, Standing)
-        if isinstance(standing, Refused):
-            return Absent(standing.host or _unnamed(node), standing.reason)
-        if standing.reason or standing.cutoff_ns is None or standing.newest is None:
-            return Absent(standing.host, standing.reason or "there is no row yet")
-        candidate = Candidate(standing.host, standing.rows, _iso(standing.newest), standing.train_windows)
-        return Member(node, standing.host, standing.cutoff_ns, Moments.from_dict(standing.moments), candidate)
     except SchemaMismatch as error:
         return Absent(_unnamed(node), error.message)
+    if isinstance(standing, Refused):
+        return Absent(standing.host or _unnamed(node), standing.reason)
+    try:
+        return _member(node, standing, width)
+    except DataError as error:
+        return Absent(standing.host, error.message)
+
+
+def _member(node: int, standing: Standing, width: int) -> Member:
+    """The node as one that takes part.
+
+    Raises:
+        NotReady: it says that it cannot.
+        SchemaMismatch: its moments cannot be merged with those of others, or its newest row is of no time.
+    """
+    if standing.reason or standing.cutoff_ns is None or standing.newest is None:
+        raise NotReady(standing.reason or "there is no row yet")
+    moments = Moments.from_dict(standing.moments)
+    if len(moments.count) != width:
+        raise SchemaMismatch(f"its moments are of {len(moments.count)} series, the run has {width}")
+    if max(np.abs(part).max() for part in (moments.count, moments.mean, moments.m2)) > LARGEST_MOMENT:
+        raise SchemaMismatch("its moments are too large to be merged")
+    candidate = Candidate(standing.host, standing.rows, _iso(standing.newest), standing.train_windows)
+    return Member(node, standing.host, standing.cutoff_ns, moments, candidate)
 
 
 def _unnamed(node: int) -> str:
@@ -129,4 +157,7 @@ def _unnamed(node: int) -> str:
 
 
 def _iso(time_ns: int) -> str:
-    return datetime.fromtimestamp(time_ns / NANOSECONDS, UTC).isoformat(timespec="seconds")
+    try:
+        return datetime.fromtimestamp(time_ns / NANOSECONDS, UTC).isoformat(timespec="seconds")
+    except (OverflowError, ValueError, OSError) as error:
+        raise SchemaMismatch(f"its newest row is of no time: {time_ns}") from error

@@ -28,6 +28,11 @@ from support.fake_grid import FakeGrid
 MessageChange = Callable[[Message, RecordDict], RecordDict | Error | None]
 
 
+def moments(width: int, mean: float | None = 1.0) -> dict[str, list[float | None]]:
+    """Moments as a node sends them."""
+    return {"count": [5.0] * width, "mean": [mean] * width, "m2": [1.0] * width}
+
+
 @dataclass
 class Worker:
     """A node: its ClientApp as it is, on rows in memory; `change` may spoil a reply."""
@@ -270,15 +275,30 @@ def test_a_node_whose_answer_is_no_answer_is_left_out(controller: Controller) ->
     assert reasons["SuperNode 15"] == "the message carries no Standing"
 
 
-def test_a_node_of_another_period_or_unit_is_left_out(controller: Controller) -> None:
-    def other(message: Message, content: RecordDict) -> RecordDict:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"moments": {"count": [1.0]}}, "moments need exactly the fields count, mean, m2"),
+        ({"moments": moments(width=3)}, "its moments are of 3 series, the run has 2"),
+        ({"moments": moments(width=2, mean=None)}, "moments must be finite numbers"),
+        ({"moments": moments(width=2, mean=1e300)}, "its moments are too large to be merged"),
+        ({"newest": 10**30}, f"its newest row is of no time: {10**30}"),
+    ],
+)
+def test_a_node_that_says_impossible_things_is_left_out_by_name_and_the_others_train(
+    controller: Controller, change: dict[str, Any], reason: str
+) -> None:
+    def spoil(message: Message, content: RecordDict) -> RecordDict:
         standing = unpack(content, Standing) if message.metadata.message_type == "query" else None
-        return content if standing is None else pack(replace(standing, moments={"count": [1.0]}))
+        return content if standing is None else pack(replace(standing, **change))
 
-    controller.nodes[12].change = other
+    controller.nodes[11].change = spoil
 
-    with pytest.raises(RunFailed, match="SuperNode 12: moments need exactly"):
-        controller.run("1")
+    controller.run("1", num_server_rounds=1, min_nodes=1)
+
+    ready = controller.events("1")[1]
+    assert [candidate.host for candidate in ready.nodes] == ["worker-2"]
+    assert str(ready.left_out[0]) == f"worker-1: {reason}"
 
 
 def test_a_model_that_reaches_too_few_nodes_fails_the_run_but_stays_with_the_controller(
