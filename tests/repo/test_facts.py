@@ -1,4 +1,4 @@
-"""Each fact stands once: ports, and the direction of imports."""
+"""Each fact stands once and is used: ports, paths, variables, and the direction of imports."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -98,3 +99,58 @@ def test_an_exported_name_exists_and_the_list_is_sorted() -> None:
             if isinstance(node, ast.Assign) and any(getattr(t, "id", "") == "__all__" for t in node.targets):
                 names = ast.literal_eval(node.value)
                 assert names == sorted(names), path.relative_to(ROOT)
+
+
+def facts() -> dict[str, Any]:
+    """All variables of group_vars/all, by name."""
+    found: dict[str, Any] = {}
+    for path in sorted((ROOT / "group_vars/all").glob("*.yml")):
+        found |= yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return found
+
+
+def users() -> str:
+    """What may use a fact, without comments: wiring, other facts, playbooks, and the tools that read the inventory."""
+    paths = [
+        path
+        for path in TRACKED
+        if path.is_file()
+        and path.relative_to(ROOT).parts[0] in {"group_vars", "playbooks", "icosfl", "plugins", "roles"}
+        and path.suffix in {".yml", ".py", ".j2"}
+    ]
+    lines = [line.split(" #")[0] for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    return "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+
+
+def test_no_fact_stands_twice() -> None:
+    seen: dict[str, Path] = {}
+    for path in sorted((ROOT / "group_vars/all").glob("*.yml")):
+        for name in yaml.safe_load(path.read_text(encoding="utf-8")) or {}:
+            assert seen.setdefault(name, path) == path, name
+
+
+def test_every_fact_is_used_by_another_file_or_fact() -> None:
+    text = users()
+    for name in (name for name in facts() if name.startswith("icosfl_")):
+        uses = re.findall(rf"(?<!\w)(?<!\| ){name}(?!\w)", re.sub(rf"(?m)^{name}:", "", text))  # "| name" is a filter
+        assert uses, f"{name} stands in group_vars/all and nothing reads it"
+
+
+def test_every_port_and_every_path_of_the_plan_is_used() -> None:
+    text = users()
+    for port in facts()["icosfl_ports"]:
+        assert f"icosfl_host_ports.{port} " in text, port
+    for path in facts()["icosfl_paths"]:
+        assert re.search(rf"icosfl_paths\.{path}\b|paths\[\"{path}\"\]", text), path
+
+
+def test_inventories_set_only_variables_that_the_project_knows() -> None:
+    declared = set(facts())
+    for path in sorted((ROOT / "roles").glob("*/meta/argument_specs.yml")):
+        for entry in yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].values():
+            declared |= set(entry["options"])
+    for path in sorted((ROOT / "inventories").glob("*/group_vars/**/*.yml")):
+        ours = {
+            name for name in yaml.safe_load(path.read_text(encoding="utf-8")) or {} if not name.startswith("ansible_")
+        }
+        assert ours <= declared, path.relative_to(ROOT)

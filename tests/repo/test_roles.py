@@ -97,6 +97,50 @@ def test_every_task_is_named_after_its_file(role: Path) -> None:
             assert task["name"].startswith(f"{path.stem} | "), f"{path.relative_to(ROOT)}: {task['name']}"
 
 
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_tags_stand_on_imports_only_so_that_they_reach_every_task(role: Path) -> None:
+    for path in sorted((role / "tasks").glob("*.yml")):
+        for task in read(path):
+            imported = task.get("ansible.builtin.import_tasks", "").removesuffix(".yml")
+            assert "ansible.builtin.include_tasks" not in task, path.relative_to(ROOT)
+            if path.name == "main.yml" and role.name != "service":
+                assert {role.name, f"{role.name}_{imported}"} <= set(task["tags"]), f"{role.name}: {task['name']}"
+            else:
+                assert "tags" not in task, f"{path.relative_to(ROOT)}: {task['name']}"
+            included = task.get("ansible.builtin.include_role")
+            if included and path.stem in STAGES:
+                assert included["apply"]["tags"] == [role.name, f"{role.name}_{path.stem}"], path.relative_to(ROOT)
+
+
+def test_an_inventory_is_validated_whichever_tags_are_asked_for() -> None:
+    (task,) = read(ROOT / "roles/validate_inventory/tasks/main.yml")
+
+    assert "always" in task["tags"]
+
+
+def test_the_runtimes_that_an_inventory_may_name_are_those_that_services_run_in() -> None:
+    allowed = read(ROOT / "roles/validate_inventory/defaults/main.yml")["validate_inventory_runtimes"]
+
+    for entry in read(ROOT / "roles/service/meta/argument_specs.yml")["argument_specs"].values():
+        assert entry["options"]["service_runtime"]["choices"] == allowed
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_an_argument_that_is_a_secret_is_kept_out_of_logs(role: Path) -> None:
+    for name, option in options(role).items():
+        if re.search("password|secret|token|credential", name):
+            assert option.get("no_log") is True, name
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_what_is_rendered_is_for_its_owner_only(role: Path) -> None:
+    modes = {"ansible.builtin.template": "0600", "ansible.builtin.copy": "0600"}
+    for path in sorted((role / "tasks").glob("*.yml")):
+        for task in read(path):
+            for module, mode in modes.items():
+                assert module not in task or task[module]["mode"] == mode, f"{path.relative_to(ROOT)}: {task['name']}"
+
+
 @pytest.mark.parametrize("path", WIRING, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_wiring_hands_over_only_arguments_that_the_role_declares(path: Path) -> None:
     declared = options(ROOT / "roles" / path.stem)
