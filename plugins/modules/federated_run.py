@@ -124,7 +124,7 @@ def main() -> None:
     try:
         result = answer(_submit(given) if submits else _await(given))
     except IcosflError as error:
-        module.fail_json(msg=f"{error.message}. Cure: {error.cure}")
+        module.fail_json(msg=f"{error.message}. Cure: {error.cure}".removesuffix(". Cure: "))
     module.exit_json(changed=submits, msg=result["line"], **result)
 
 
