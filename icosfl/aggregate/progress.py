@@ -156,11 +156,10 @@ class ProgressLog:
     """Appends events to a run's progress file.
 
     Args:
-        directory: The run's own directory; it is made if it is not there.
+        directory: The run's own directory; it is made by the first event if it is not there.
     """
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / PROGRESS_FILE
 
     def append(self, event: Event) -> None:
@@ -171,6 +170,7 @@ class ProgressLog:
         """
         line = _EVENT.dump_json(event) + b"\n"
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 written = os.write(file, line)
@@ -183,7 +183,7 @@ class ProgressLog:
             raise self._refused("no space left for a whole line")
 
     def _refused(self, why: str) -> RunFailed:
-        return RunFailed(f"{self._path}: cannot be written: {why}", cure="make room, or correct runs_dir")
+        return RunFailed(f"{self._path}: cannot be written: {why}", cure="make room, or correct runs_dir and its owner")
 
 
 def read_progress(directory: Path) -> list[Event]:

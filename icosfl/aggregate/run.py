@@ -53,18 +53,26 @@ def federate(grid: Grid, run: str, node: NodeConfig, config: Mapping[str, object
 
     Raises:
         RunFailed: too few nodes could take part, replied with valid updates, or took the model.
-        IcosflError: something else that has a name. Whatever it is, the run's progress says so first.
+        IcosflError: something else that has a name. Whatever it is, the run's progress says so first if it can.
     """
     log = ProgressLog(node.runs_dir / run)
     try:
         return _Run(BoundedGrid(grid), run, node, RunSettings.from_run_config(config), log).steps()
     except IcosflError as error:
-        log.append(Failed(utc_now(), error.message, error.cure))
+        _tell(log, Failed(utc_now(), error.message, error.cure))
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        log.append(Failed(utc_now(), reason, "`flwr log` on the controller has the whole of it"))
+        _tell(log, Failed(utc_now(), reason, "`flwr log` on the controller has the whole of it"))
         raise
+
+
+def _tell(log: ProgressLog, failed: Failed) -> None:
+    """Say why the run failed; when that cannot be written, the reason itself still goes up to Flower."""
+    try:
+        log.append(failed)
+    except RunFailed as error:
+        logger.error("%s; the progress of the run ends here: %s", failed.line, error)  # noqa: TRY400 (it says it all)
 
 
 class _Run:

@@ -374,6 +374,30 @@ def test_what_nobody_foresaw_is_told_too(controller: Controller, monkeypatch: py
     assert controller.events("1")[-1].reason == "ZeroDivisionError: division by zero"
 
 
+def test_a_run_whose_progress_cannot_be_written_fails_with_the_path_and_a_cure(controller: Controller) -> None:
+    (controller.directory / "controller").mkdir()
+    (controller.directory / "controller" / "runs").write_text("no directory", encoding="utf-8")
+
+    with pytest.raises(RunFailed, match=r"runs/1/progress\.jsonl: cannot be written") as caught:
+        controller.run("1")
+
+    assert "runs_dir" in caught.value.cure
+    assert controller.grid.sent == []
+
+
+def test_a_disk_that_fills_up_does_not_hide_why_a_run_failed(controller: Controller) -> None:
+    def fill(message: Message, content: RecordDict) -> RecordDict:
+        progress = controller.directory / "controller" / "runs" / "1" / "progress.jsonl"
+        progress.unlink(missing_ok=True)
+        progress.mkdir(exist_ok=True)
+        return content
+
+    controller.nodes[11].change = fill
+
+    with pytest.raises(RunFailed, match="2 of at least 3 nodes are ready"):
+        controller.run("1", min_nodes=3)
+
+
 def runs_update(content: RecordDict) -> Update:
     from icosfl.train.records import unpack_update
 
