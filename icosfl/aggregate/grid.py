@@ -138,12 +138,21 @@ class NoReply:
     silent: bool
 
 
+def first_replies(replies: Iterable[Message]) -> list[Message]:
+    """The replies without those to a message that was replied to before."""
+    first: dict[str, Message] = {}
+    for reply in replies:
+        first.setdefault(reply.metadata.reply_to_message_id, reply)
+    return list(first.values())
+
+
 def pair(asked: Sequence[Message], replies: Iterable[Message], timeout: float) -> dict[int, RecordDict | NoReply]:
     """What each node that was asked answered, by its number: the content of its reply, or why there is none.
 
-    Replies to anything else are left alone. An error that the SuperLink reports for a node is told of that node.
+    Replies to anything else are left alone, and so are all after the first to a message. An error that the SuperLink
+    reports for a node is told of that node.
     """
-    by_message = {reply.metadata.reply_to_message_id: reply for reply in replies}
+    by_message = {reply.metadata.reply_to_message_id: reply for reply in first_replies(replies)}
     return {
         message.metadata.dst_node_id: _content(by_message.get(message.metadata.message_id), timeout)
         for message in asked

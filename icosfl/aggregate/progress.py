@@ -84,7 +84,7 @@ class RoundDone:
         round: Which round, from 1.
         of: How many rounds the run has.
         nodes: Hosts whose updates are in the average.
-        left_out: Hosts whose updates are not.
+        left_out: Hosts whose updates are not, or not all that they sent.
         loss: Mean loss of the nodes' last epochs, weighted by examples; 1 is the loss of persistence.
         examples: Windows trained on, of all nodes.
         seconds: How long the round took.

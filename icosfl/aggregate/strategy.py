@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from icosfl.aggregate.grid import NoReply, pair
+from icosfl.aggregate.grid import NoReply, first_replies, pair
 from icosfl.aggregate.guards import Expected, fault
 from icosfl.aggregate.progress import Absent
 from icosfl.aggregate.roster import Member
@@ -30,7 +31,7 @@ class RoundReport:
     Args:
         round: Which, from 1.
         nodes: Hosts whose updates are in the average.
-        left_out: Hosts whose updates are not, and why.
+        left_out: Hosts whose updates are not, or not all that they sent, and why.
         loss: Mean of the nodes' losses, weighted by examples.
         examples: Windows trained on, of all nodes in the average.
         started: Seconds of `time.monotonic()`.
@@ -109,15 +110,16 @@ class CheckedFedAvg(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the valid updates by their examples.
+        """Average the valid updates by their examples; of a node that replied several times, the first reply.
 
         Raises:
             RunFailed: there are too few.
         """
         received = list(replies)
-        answers = pair([message for _, message in self._asked], received, self._timeout)
+        first = first_replies(received)
+        answers = pair([message for _, message in self._asked], first, self._timeout)
         updates: dict[int, Update] = {}
-        left_out = list(self._offline)
+        left_out = [*self._offline, *self._repeated(received)]
         for member, _ in self._asked:
             update = self._judge(server_round, member, answers[member.node])
             if isinstance(update, str):
@@ -132,7 +134,7 @@ class CheckedFedAvg(FedAvg):
         self.report = self._told(server_round, list(updates.values()), left_out)
         valid = {message.metadata.message_id for member, message in self._asked if member.node in updates}
         return super().aggregate_train(
-            server_round, [reply for reply in received if reply.metadata.reply_to_message_id in valid]
+            server_round, [reply for reply in first if reply.metadata.reply_to_message_id in valid]
         )
 
     def configure_evaluate(
@@ -159,6 +161,15 @@ class CheckedFedAvg(FedAvg):
 
     def _version(self, server_round: int) -> str:
         return f"{self._run}/{server_round}"
+
+    def _repeated(self, replies: Sequence[Message]) -> list[Absent]:
+        """The hosts that replied more than once to this round's message."""
+        times = Counter(reply.metadata.reply_to_message_id for reply in replies)
+        return [
+            Absent(member.host, f"replied {times[message.metadata.message_id]} times, only the first reply counts")
+            for member, message in self._asked
+            if times[message.metadata.message_id] > 1
+        ]
 
     def _judge(self, server_round: int, member: Member, answer: RecordDict | NoReply) -> Update | str:
         if isinstance(answer, NoReply):

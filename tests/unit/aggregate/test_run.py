@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,39 @@ def test_too_few_valid_updates_end_the_run_and_nothing_is_saved(controller: Cont
     assert isinstance(controller.events("1")[-1], Failed)
     assert controller.latest("controller") is None
     assert not any(message.metadata.message_type == "evaluate" for message in controller.grid.sent)
+
+
+class Echo(FakeGrid):
+    """A grid that delivers each update twice, the second time with other weights."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        for reply in super().pull_messages(message_ids):
+            yield reply
+            if reply.metadata.message_type == "train":
+                again = spoil_training(lambda update: update.arrays[0].fill(1e6))(reply, reply.content)
+                yield made_reply(again, reply)
+
+
+def made_reply(content: Any, like: Message) -> Message:
+    """Another reply to the message that a reply answers."""
+    reply = copy(like)
+    reply.content = content
+    return reply
+
+
+def test_only_a_nodes_first_reply_of_a_round_counts_and_the_second_is_named(controller: Controller) -> None:
+    once = controller.run("1", num_server_rounds=1)
+    (controller.directory / "controller" / "models" / "latest").unlink()
+    controller.grid = Echo(controller.nodes)
+
+    twice = controller.run("2", num_server_rounds=1)
+
+    done = controller.events("2")[2]
+    assert done.nodes == ("worker-1", "worker-2")
+    reason = "replied 2 times, only the first reply counts"
+    assert [str(absent) for absent in done.left_out] == [f"worker-1: {reason}", f"worker-2: {reason}"]
+    for expected, array in zip(once.arrays, twice.arrays, strict=True):
+        np.testing.assert_array_equal(array, expected)
 
 
 def test_a_node_that_does_not_reply_in_time_is_not_asked_again(controller: Controller) -> None:
