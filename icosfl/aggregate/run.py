@@ -146,7 +146,7 @@ class _Run:
         train = self._settings.train
         return CheckedFedAvg(
             roster.members,
-            Task("", job.question, begun.scaler.to_dict(), 0),
+            Task("", 0, job.question, begun.scaler.to_dict(), 0),
             shape=begun.shape,
             run=self._run,
             min_nodes=train.min_nodes,

@@ -54,7 +54,7 @@ class CheckedFedAvg(FedAvg):
 
     Args:
         members: Nodes to train on.
-        task: What they are asked; version and cutoff are filled in for each round and node.
+        task: What they are asked; version, round and cutoff are filled in for each round and node.
         shape: Of the model.
         run: The run's id.
         min_nodes: Valid updates without which a round fails.
@@ -156,7 +156,8 @@ class CheckedFedAvg(FedAvg):
         return None
 
     def _message(self, server_round: int, arrays: ArrayRecord, member: Member) -> Message:
-        task = replace(self._task, version=self._version(server_round), cutoff_ns=member.cutoff_ns)
+        version = self._version(server_round)
+        task = replace(self._task, version=version, round=server_round, cutoff_ns=member.cutoff_ns)
         return Message(pack_arrays(task, arrays), member.node, MessageType.TRAIN, group_id=str(server_round))
 
     def _version(self, server_round: int) -> str:

@@ -53,12 +53,14 @@ class Task:
 
     Args:
         version: Names the arrays; the reply repeats it.
+        round: Which of the run, from 1; each has its own order of windows.
         question: The series and the period, as at first.
         scaler: `Scaler.to_dict` of the run.
         cutoff_ns: Of the node that this goes to.
     """
 
     version: str
+    round: int
     question: Question
     scaler: dict[str, list[float | None]]
     cutoff_ns: int

@@ -112,7 +112,7 @@ def train(job: Job, rows: Rows, task: Task, arrays: Arrays) -> Update:
         epochs=settings.local_epochs,
         learning_rate=settings.learning_rate,
         batch_size=settings.batch_size,
-        seed=settings.seed,
+        seed=settings.seed + task.round,
     )
     trained = Trained(job.node.host, task.version, report.loss_last, report.seconds)
     return Update(trained, list(to_arrays(model)), report.examples)

@@ -35,7 +35,7 @@ class TrainSettings:
         train_fraction: Share of a node's rows, the oldest, that is trained on; between 0 and 1.
         min_windows: Training windows without which a node sits out, at least 1.
         round_timeout_seconds: How long a round waits for replies.
-        seed: Of the initial weights and of the order of windows.
+        seed: Of the initial weights, and with the round's number of the order of windows.
     """
 
     num_server_rounds: int

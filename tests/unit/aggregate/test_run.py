@@ -146,6 +146,13 @@ def test_the_average_weighs_nodes_by_their_examples(controller: Controller) -> N
         np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7)
 
 
+def test_each_round_tells_the_nodes_its_number(controller: Controller) -> None:
+    controller.run("1")
+
+    tasks = [m for m in controller.grid.sent if m.metadata.message_type == "train"]
+    assert [unpack(message.content, Task).round for message in tasks] == [1, 1, 2, 2]
+
+
 def test_the_scaler_is_made_of_the_ready_nodes_training_rows(controller: Controller) -> None:
     artifact = controller.run("1", num_server_rounds=1)
 

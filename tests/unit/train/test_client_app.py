@@ -55,10 +55,10 @@ def ask(kind: str, content: RecordDict, **changes: Any) -> RecordDict:
     return client_app.app(message, context).content
 
 
-def task(arrays_of: NodeConfig) -> RecordDict:
+def task(arrays_of: NodeConfig, number: int = 1) -> RecordDict:
     job = node.Job(arrays_of, TrainSettings.from_run_config(made_up.RUN_CONFIG), made_up.QUESTION)
     scaler = Moments.of(made_up.rows(200).values).scaler()
-    value = Task("run/1", made_up.QUESTION, scaler.to_dict(), int(made_up.rows(200).times[149]))
+    value = Task(f"run/{number}", number, made_up.QUESTION, scaler.to_dict(), int(made_up.rows(200).times[149]))
     return pack_arrays(value, array_record(to_arrays(build(job.shape, 1))))
 
 
@@ -176,6 +176,16 @@ def test_training_looks_at_no_row_after_the_cutoff(config: NodeConfig, monkeypat
     assert isinstance(first, Update)
     assert isinstance(second, Update)
     assert all((one == two).all() for one, two in zip(first.arrays, second.arrays, strict=True))
+
+
+def test_each_round_has_its_own_order_of_windows_and_the_same_whenever_it_is_repeated(config: NodeConfig) -> None:
+    first, again, second = (unpack_update(ask("train", task(config, number))) for number in (1, 1, 2))
+
+    assert isinstance(first, Update)
+    assert isinstance(again, Update)
+    assert isinstance(second, Update)
+    assert all((one == two).all() for one, two in zip(first.arrays, again.arrays, strict=True))
+    assert any((one != two).any() for one, two in zip(first.arrays, second.arrays, strict=True))
 
 
 def test_training_arrays_of_another_model_is_refused(config: NodeConfig) -> None:

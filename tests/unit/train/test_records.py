@@ -25,7 +25,7 @@ from support.made_up import QUESTION
 VALUES: list[Any] = [
     QUESTION,
     Standing("a", 5, 10, 7, 3, {"count": [1.0], "mean": [2.0], "m2": [None]}, ""),
-    Task("run/1", QUESTION, {"mean": [1.0, None], "scale": [2.0, None]}, 1_800_000_000_000_000_001),
+    Task("run/1", 1, QUESTION, {"mean": [1.0, None], "scale": [2.0, None]}, 1_800_000_000_000_000_001),
     Handout(None),
     Received("a", "d", {"scores": [{"rmse": 1.5}]}, ""),
     Refused("a", "no rows", "wait"),
