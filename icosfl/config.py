@@ -23,15 +23,18 @@ NODE_CONFIG_VARIABLE = "ICOSFL_NODE_CONFIG"
 
 _STRICT = ConfigDict(extra="forbid")
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 T = TypeVar("T")
 
 
 @checked(frozen=True, config=_STRICT)
 class Endpoint:
-    """An address to listen on or to call."""
+    """An address to listen on (port 0: any free one) or to call."""
 
     host: str
-    port: int
+    port: Annotated[int, Field(ge=0, le=65535)]
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -76,12 +79,12 @@ class DataclayConfig:
     backend: Endpoint
     proxy: Endpoint
     storage_dir: Path
-    checkpoint_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    start_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    checkpoint_seconds: _Seconds
+    start_timeout_seconds: _Seconds
     dataset: str
     username: str
     password: str
-    log_level: str
+    log_level: LogLevel
 
 
 @checked(frozen=True, config=_STRICT)
@@ -91,16 +94,16 @@ class CollectConfig:
     host: str
     service_name: str
     listen: Endpoint
-    period_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    period_seconds: _Seconds
     source: Literal["embedded", "scrape"]
     scrape_url: str
     scrape_keep: str
     powercap_root: str
     powercap_simulated: bool
     push_to: Endpoint
-    push_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    push_timeout_seconds: _Seconds
     backlog_batches: Annotated[int, Field(ge=1)]
-    log_level: str
+    log_level: LogLevel
 
 
 @checked(frozen=True, config=_STRICT)
@@ -136,13 +139,13 @@ class BridgeConfig:
     metrics_listen: Endpoint
     row_tolerance_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     future_tolerance_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    retry_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    retry_seconds: _Seconds
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     max_message_bytes: Annotated[int, Field(gt=0)]
     store: StoreConfig
     series: tuple[SeriesConfig, ...]
     rules: tuple[RuleConfig, ...]
-    log_level: str
+    log_level: LogLevel
 
 
 @checked(frozen=True, config=_STRICT)
@@ -150,9 +153,9 @@ class NodeConfig:
     """What a node's ClientApp, ServerApp and forecast service share: its name, its store, its model directory."""
 
     host: str
-    period_seconds: float
-    max_gap_seconds: float
-    stale_after_seconds: float
+    period_seconds: _Seconds
+    max_gap_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    stale_after_seconds: _Seconds
     models_dir: Path
     runs_dir: Path
     store: StoreConfig
@@ -164,10 +167,10 @@ class ForecastConfig:
     """The forecast service of one node: how often it looks for rows and models, and measures the model anew."""
 
     listen: Endpoint
-    refresh_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    evaluate_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    refresh_seconds: _Seconds
+    evaluate_seconds: _Seconds
     node: NodeConfig
-    log_level: str
+    log_level: LogLevel
 
 
 def schema_of(series: tuple[SeriesConfig, ...]) -> Schema:

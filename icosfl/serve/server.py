@@ -17,7 +17,6 @@ from icosfl.serve.app import build_app
 from icosfl.serve.state import Keeper
 from icosfl.store import open_store
 
-LAST_PORT = 65535
 REQUEST_DRAIN_SECONDS = 2
 THREAD_DRAIN_SECONDS = 2.0
 
@@ -70,8 +69,6 @@ def listen(endpoint: Endpoint) -> socket.socket:
         RunFailed: another process listens there.
         ConfigError: this machine has no such address, or may not use it.
     """
-    if not 0 <= endpoint.port <= LAST_PORT:
-        raise ConfigError(f"cannot listen on {endpoint}: there is no such port", cure="use a port from 1024 to 65535")
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     try:
         return socket.create_server((endpoint.host, endpoint.port), family=family)

@@ -19,7 +19,7 @@ def test_a_busy_port_is_named_with_its_cure() -> None:
     assert f":{port}" in caught.value.cure
 
 
-@pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("no such host", 0), ("127.0.0.1", 70000)])
+@pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("no such host", 0)])
 def test_an_address_that_is_not_this_machines_is_a_matter_of_configuration(host: str, port: int) -> None:
     with pytest.raises(ConfigError, match="cannot listen on"):
         listen(Endpoint(host, port))
