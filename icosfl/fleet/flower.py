@@ -78,6 +78,15 @@ class Flower:
             answer = self._ask("run", str(app), self.connection, "--run-config", str(file))
         return _text(answer, "run-id")
 
+    def open_runs(self) -> dict[str, RunStatus]:
+        """The runs that are not over, by their ids.
+
+        Raises:
+            Unavailable: the SuperLink does not answer.
+        """
+        runs = {_text(run, "run-id"): _status(run) for run in _dicts(self._ask("ls", self.connection).get("runs"))}
+        return {run_id: status for run_id, status in runs.items() if not status.over}
+
     def run_status(self, run_id: str) -> RunStatus:
         """How a run stands.
 
@@ -88,8 +97,7 @@ class Flower:
         runs = _dicts(self._ask("ls", self.connection, "--run-id", run_id).get("runs"))
         if not runs:
             raise _strange("`flwr ls` lists no run")
-        details = _text(runs[0], "status-details")
-        return RunStatus(_text(runs[0], "status"), "" if details == "N/A" else details)
+        return _status(runs[0])
 
     def _ask(self, *arguments: str) -> dict[str, object]:
         command = ["flwr", *arguments, "--format", "json"]
@@ -130,6 +138,11 @@ def _answer(output: str) -> dict[str, object] | None:
     except json.JSONDecodeError:
         return None
     return answer if isinstance(answer, dict) else None
+
+
+def _status(run: Mapping[str, object]) -> RunStatus:
+    details = _text(run, "status-details")
+    return RunStatus(_text(run, "status"), "" if details == "N/A" else details)
 
 
 def _text(data: Mapping[str, object], key: str) -> str:

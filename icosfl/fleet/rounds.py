@@ -25,6 +25,8 @@ POLL_SECONDS = 0.25
 STATUS_SECONDS = 10.0
 # A SuperNode that lost its SuperLink tries again at the latest after 20 s.
 NODES_SECONDS = 30.0
+# A run has said its last word a moment before Flower holds it for over; one that goes on longer is another's.
+ENDING_SECONDS = 10.0
 
 Wanted = Callable[[Event], bool]
 
@@ -132,6 +134,26 @@ def wait_for_nodes(online: Callable[[], int], expected: int, timeout: float) -> 
         time.sleep(POLL_SECONDS)
 
 
+def wait_for_turn(open_runs: Callable[[], Mapping[str, RunStatus]], cure: str, timeout: float) -> None:
+    """Block until no run is under way: two at once would train the same nodes and overwrite each other's model.
+
+    Args:
+        open_runs: Asks the SuperLink which runs are not over.
+        cure: What to do about one that is not; `{run}` stands for its id.
+        timeout: Seconds at most.
+
+    Raises:
+        NotReady: there is still one.
+        Unavailable: the SuperLink does not answer.
+    """
+    deadline = time.monotonic() + timeout
+    while runs := open_runs():
+        if time.monotonic() >= deadline:
+            run_id, status = next(iter(runs.items()))
+            raise NotReady(f"run {run_id} is under way ({status.status})", cure=cure.replace("{run}", run_id))
+        time.sleep(POLL_SECONDS)
+
+
 def parse_overrides(pairs: Sequence[str], file: Path | None) -> dict[str, Scalar]:
     """Values that override the run configuration: those of a TOML file, then KEY=VALUE pairs.
 
@@ -176,6 +198,8 @@ def _submit(options: argparse.Namespace) -> dict[str, object]:
     flower = _flower(options)
     overrides = parse_overrides(options.config, options.config_file)
     online = wait_for_nodes(flower.online_nodes, options.expect_nodes, options.timeout)
+    stop = f"FLWR_HOME={options.flwr_home} flwr stop {{run}} {options.connection}"
+    wait_for_turn(flower.open_runs, f"wait for its end, or end it on the controller: {stop}", ENDING_SECONDS)
     run_id = flower.submit(options.app, overrides)
     rounds = {**run_config(options.app), **overrides}.get("num-server-rounds")
     line = f"run {run_id} submitted, {online} SuperNodes online"

@@ -71,6 +71,15 @@ def test_a_running_run_is_not_over(home: Path) -> None:
     assert not Flower(home, "fleet").run_status("7").over
 
 
+def test_runs_that_are_not_over_are_listed_with_their_ids(home: Path) -> None:
+    states = {"4": "pending", "3": "starting", "2": "running", "1": "finished:completed", "0": "finished:failed"}
+    runs = [{"run-id": run, "status": status, "status-details": "N/A"} for run, status in states.items()]
+    answer(home, json.dumps({"success": True, "runs": runs}))
+
+    assert Flower(home, "fleet").open_runs() == {run: RunStatus(states[run], "") for run in ("4", "3", "2")}
+    assert (home / "arguments").read_text().split() == ["ls", "fleet", "--format", "json"]
+
+
 def test_a_superlink_that_cannot_be_reached_is_unavailable(home: Path) -> None:
     message = " Listing all nodes...\\n\\nConnection to the SuperLink is unavailable. Please check your connection."
     answer(home, f'{{"success": false, "error-message": "{message}"}}')

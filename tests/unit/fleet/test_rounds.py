@@ -9,8 +9,8 @@ import pytest
 from icosfl.aggregate.progress import Event, Failed, Finished, ProgressLog, RoundDone, Started
 from icosfl.errors import ConfigError, NotReady, RunFailed, Unavailable
 from icosfl.fleet import rounds
-from icosfl.fleet.flower import RunStatus
-from icosfl.fleet.rounds import main, parse_overrides, wait_for, wait_for_nodes
+from icosfl.fleet.flower import Flower, RunStatus
+from icosfl.fleet.rounds import main, parse_overrides, wait_for, wait_for_nodes, wait_for_turn
 
 RUNNING = RunStatus("running", "")
 STARTED = Started("now", "7", 2, 1)
@@ -109,6 +109,29 @@ def test_a_superlink_that_stays_away_ends_the_wait_for_nodes() -> None:
 
     with pytest.raises(Unavailable, match="away"):
         wait_for_nodes(away, 2, 0)
+
+
+def test_a_run_that_is_just_ending_is_waited_for() -> None:
+    states = iter([{"7": RUNNING}, {"7": RUNNING}, {}])
+
+    wait_for_turn(lambda: next(states), "wait", 30)
+
+    assert next(states, None) is None
+
+
+def test_a_second_run_is_not_submitted_while_one_is_under_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "ENDING_SECONDS", 0)
+    monkeypatch.setattr(Flower, "online_nodes", lambda _: 2)
+    monkeypatch.setattr(Flower, "open_runs", lambda _: {"7": RunStatus("pending", "")})
+    where = ["--connection", "fleet", "--flwr-home", str(tmp_path), "--app", str(tmp_path)]
+
+    assert main(["submit", *where, "--expect-nodes", "2"]) == NotReady.exit_code
+
+    told = json.loads(capsys.readouterr().out)
+    assert told["error"] == "run 7 is under way (pending)"
+    assert told["cure"].endswith(f"FLWR_HOME={tmp_path} flwr stop 7 fleet")
 
 
 def test_overrides_keep_their_types_and_pairs_win_over_the_file(tmp_path: Path) -> None:
