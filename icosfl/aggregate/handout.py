@@ -24,10 +24,17 @@ class Delivery:
     missing: tuple[Absent, ...]
 
 
-def hand_out(grid: BoundedGrid, artifact: Artifact, roster: Roster, timeout: float) -> Delivery:
-    """Send the model to every node that is online, also to those that could not train; at most `timeout` seconds.
+def hand_out(grid: BoundedGrid, artifact: Artifact, roster: Roster, keep: int, timeout: float) -> Delivery:
+    """Send the model to every node that is online, also to those that could not train.
 
     A node that did not even answer at the run's beginning, and is still listed, is taken for gone.
+
+    Args:
+        grid: The way to the nodes.
+        artifact: The model.
+        roster: Who takes part.
+        keep: How many models each node keeps.
+        timeout: Seconds to wait for answers at most.
 
     Raises:
         Unavailable: the SuperLink stays away.
@@ -35,7 +42,7 @@ def hand_out(grid: BoundedGrid, artifact: Artifact, roster: Roster, timeout: flo
     cutoffs = {member.node: member.cutoff_ns for member in roster.members}
     model = to_bytes(artifact)
     messages = [
-        Message(pack_model(Handout(cutoffs.get(node)), model), node, MessageType.EVALUATE, group_id="hand-out")
+        Message(pack_model(Handout(cutoffs.get(node), keep), model), node, MessageType.EVALUATE, group_id="hand-out")
         for node in sorted(set(grid.get_node_ids()) - roster.silent)
     ]
     answers = pair(messages, grid.send_and_receive(messages, timeout=timeout), timeout)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +17,11 @@ from icosfl.errors import RunFailed
 PROGRESS_FILE = "progress.jsonl"
 RESULT_FILE = "result.json"
 
+# What the directory of a run begins with while it is being deleted.
+_GONE = ".gone-"
 _STRICT = ConfigDict(extra="forbid")
+
+logger = logging.getLogger(__name__)
 
 
 @checked(frozen=True, config=_STRICT)
@@ -204,6 +210,26 @@ def read_progress(directory: Path) -> list[Event]:
         return [_EVENT.validate_json(line) for line in lines]
     except ValidationError as error:
         raise RunFailed(f"{path}: holds a line that is no event of a run", cure="start the run again") from error
+
+
+def prune_runs(directory: Path, keep: int, run: str) -> None:
+    """Delete the records of all runs but the newest `keep`, by their last words; those of `run` always stay.
+
+    A record is gone in one step. What cannot be deleted is logged.
+
+    Args:
+        directory: Holds a directory for each run; what has no progress file is left alone.
+        keep: How many to keep.
+        run: The run that is under way.
+    """
+    try:
+        progress = [path for path in directory.glob(f"[!.]*/{PROGRESS_FILE}") if path.parent.name != run]
+        for path in sorted(progress, key=lambda path: path.stat().st_mtime_ns, reverse=True)[keep - 1 :]:
+            path.parent.rename(directory / f"{_GONE}{path.parent.name}")
+        for gone in directory.glob(f"{_GONE}*"):
+            shutil.rmtree(gone)
+    except OSError as error:
+        logger.warning("old runs in %s stay: %s", directory, error)
 
 
 def utc_now() -> str:

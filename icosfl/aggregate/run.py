@@ -24,6 +24,7 @@ from icosfl.aggregate.progress import (
     Ready,
     RoundDone,
     Started,
+    prune_runs,
     utc_now,
 )
 from icosfl.aggregate.roster import Roster, call
@@ -37,6 +38,7 @@ from icosfl.train.artifact import Artifact, save
 from icosfl.train.files import write_atomically
 from icosfl.train.messages import Question, Task
 from icosfl.train.node import Job
+from icosfl.train.prune import prune_models
 from icosfl.train.records import array_record
 
 logger = logging.getLogger(__name__)
@@ -87,7 +89,14 @@ class _Run:
         self._started = time.monotonic()
 
     def steps(self) -> Artifact:
-        """Ask, train round by round, hand out."""
+        """Ask, train round by round, hand out; however it ends, old models and runs are deleted on the controller."""
+        try:
+            return self._steps()
+        finally:
+            prune_models(self._node.models_dir, self._settings.keep_models)
+            prune_runs(self._node.runs_dir, self._settings.keep_models, self._run)
+
+    def _steps(self) -> Artifact:
         train = self._settings.train
         self._log.append(Started(utc_now(), self._run, train.num_server_rounds, train.min_nodes))
         job = Job(self._node, train, self._question())
@@ -103,7 +112,8 @@ class _Run:
             timeout=train.round_timeout_seconds,
             evaluate_fn=rounds.after,
         )
-        delivery = hand_out(self._grid, rounds.artifact, roster, train.round_timeout_seconds)
+        keep = self._settings.keep_models
+        delivery = hand_out(self._grid, rounds.artifact, roster, keep, train.round_timeout_seconds)
         self._finish(rounds, delivery)
         return rounds.artifact
 

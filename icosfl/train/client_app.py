@@ -18,6 +18,7 @@ from icosfl.store import open_store
 from icosfl.train import artifact as artifacts
 from icosfl.train import node as work
 from icosfl.train.messages import Handout, Question, Received, Refused, Task
+from icosfl.train.prune import prune_models
 from icosfl.train.records import pack, pack_update, unpack, unpack_arrays, unpack_model
 from icosfl.train.settings import TrainSettings
 
@@ -58,6 +59,8 @@ def evaluate(message: Message, context: Context) -> Message:  # noqa: ARG001 (Fl
 def receive(node: NodeConfig, content: RecordDict, rows: Callable[[], Rows]) -> RecordDict:
     """Measure a model that was handed out and keep it; one that cannot be measured yet is worth having too.
 
+    Models that are older than those to keep are deleted.
+
     Args:
         node: The node's configuration.
         content: Of the message.
@@ -80,6 +83,7 @@ def receive(node: NodeConfig, content: RecordDict, rows: Callable[[], Rows]) -> 
         received = Received(node.host, model.digest, evaluation.scores.to_dict(), "")
         save_evaluation(evaluation, node.models_dir)
     artifacts.save(model, node.models_dir)
+    prune_models(node.models_dir, handout.keep)
     return pack(received)
 
 

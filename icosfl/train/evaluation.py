@@ -8,7 +8,7 @@ from pathlib import Path
 
 from icosfl.errors import CheckpointError, SchemaMismatch
 from icosfl.train.baselines import Baselines
-from icosfl.train.files import write_atomically
+from icosfl.train.files import evaluation_path, write_atomically
 from icosfl.train.scores import Scores
 
 
@@ -39,7 +39,7 @@ def save_evaluation(evaluation: Evaluation, directory: Path) -> Path:
     Raises:
         CheckpointError: the directory cannot be written.
     """
-    path = _path(directory, evaluation.digest)
+    path = evaluation_path(directory, evaluation.digest)
     data = {
         "digest": evaluation.digest,
         "measured": evaluation.measured,
@@ -57,7 +57,7 @@ def load_evaluation(directory: Path, digest: str) -> Evaluation | None:
     Raises:
         CheckpointError: the file is damaged or another one.
     """
-    path = _path(directory, digest)
+    path = evaluation_path(directory, digest)
     try:
         data = json.loads(path.read_bytes())
         evaluation = Evaluation(
@@ -76,7 +76,3 @@ def load_evaluation(directory: Path, digest: str) -> Evaluation | None:
     if evaluation.digest != digest:
         raise CheckpointError(f"{path}: belongs to another model", cure="remove the file, and train again")
     return evaluation
-
-
-def _path(directory: Path, digest: str) -> Path:
-    return directory / f"{digest[:16]}-evaluation.json"

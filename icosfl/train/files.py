@@ -39,6 +39,11 @@ def write_pointer(path: Path, name: str, digest: str) -> None:
     write_atomically(path, json.dumps({"file": name, "digest": digest}).encode())
 
 
+def evaluation_path(directory: Path, digest: str) -> Path:
+    """Where the evaluation of the model of this digest lies, beside the models."""
+    return directory / f"{digest[:16]}-evaluation.json"
+
+
 def read_pointer(path: Path) -> tuple[str, str] | None:
     """Name and digest that `write_pointer` wrote, or None when there is no such file.
 

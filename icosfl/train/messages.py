@@ -94,9 +94,15 @@ class Update:
 
 @checked(frozen=True, config=_STRICT)
 class Handout:
-    """Keep the model file that comes with this; measure it on rows after the cutoff (None: by its train fraction)."""
+    """Keep the model file that comes with this; measure it on rows after the cutoff.
+
+    Args:
+        cutoff_ns: Nanoseconds since the epoch; None: where the model's train fraction puts it.
+        keep: How many models to keep, with this one; older ones go.
+    """
 
     cutoff_ns: int | None
+    keep: int
 
 
 @checked(frozen=True, config=_STRICT)

@@ -28,6 +28,7 @@ RUN_CONFIG: dict[str, int | float | str] = {
     "min-windows": 20,
     "query-timeout-seconds": 0.2,
     "round-timeout-seconds": 0.2,
+    "keep-models": 20,
     "seed": 1,
 }
 # Middle of the range of times that a test may meet, in nanoseconds since the epoch.

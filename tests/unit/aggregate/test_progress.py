@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from icosfl.aggregate.progress import (
     Ready,
     RoundDone,
     Started,
+    prune_runs,
     read_progress,
 )
 from icosfl.errors import RunFailed
@@ -72,3 +74,39 @@ def test_a_directory_that_cannot_be_written_is_an_error_that_names_the_file(tmp_
 
     with pytest.raises(RunFailed, match=PROGRESS_FILE):
         log.append(EVENTS[0])
+
+
+def told(directory: Path, run: str, time: int) -> None:
+    """A run whose last word was at this time, in seconds since the epoch."""
+    ProgressLog(directory / run).append(EVENTS[0])
+    os.utime(directory / run / PROGRESS_FILE, (time, time))
+
+
+def test_the_newest_runs_stay_and_of_older_ones_nothing(tmp_path: Path) -> None:
+    for run, time in (("9", 1_000), ("3", 2_000), ("5", 3_000), ("1", 4_000)):
+        told(tmp_path, run, time)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / ".gone-2").mkdir()
+
+    prune_runs(tmp_path, 3, "1")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3", "5", "notes"]
+
+
+def test_the_run_that_is_under_way_stays_whatever_the_clock_says(tmp_path: Path) -> None:
+    for run, time in (("7", 1_000), ("8", 2_000), ("9", 3_000)):
+        told(tmp_path, run, time)
+
+    prune_runs(tmp_path, 2, "7")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["7", "9"]
+
+
+def test_runs_that_cannot_be_deleted_are_told_and_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for run, time in (("7", 1_000), ("8", 2_000), ("9", 3_000)):
+        told(tmp_path, run, time)
+    (tmp_path / ".gone-7").write_text("in the way", encoding="utf-8")
+
+    prune_runs(tmp_path, 2, "9")
+
+    assert f"old runs in {tmp_path} stay" in caplog.text

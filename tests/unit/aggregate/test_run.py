@@ -392,13 +392,19 @@ def test_a_controller_with_too_few_rows_skips_its_evaluation_and_says_so(
     assert controller.events("1")[2].evaluation["skipped"].startswith("controller: ")
 
 
-def test_a_wrong_run_configuration_fails_the_run_in_its_progress(controller: Controller) -> None:
-    with pytest.raises(ConfigError, match="batch-size"):
-        controller.run("1", batch_size=0)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("batch-size", 0), ("keep-models", 1), ("keep-models", True), ("query-timeout-seconds", "soon")],
+)
+def test_a_wrong_run_configuration_fails_the_run_in_its_progress(
+    controller: Controller, key: str, value: object
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{key}: must be"):
+        controller.run("1", **{key: value})
 
     (failed,) = controller.events("1")
     assert isinstance(failed, Failed)
-    assert "batch-size" in failed.reason
+    assert key in failed.reason
 
 
 def test_a_series_that_the_controller_does_not_keep_fails_the_run(controller: Controller) -> None:
@@ -437,6 +443,31 @@ def test_a_disk_that_fills_up_does_not_hide_why_a_run_failed(controller: Control
 
     with pytest.raises(RunFailed, match="2 of at least 3 nodes are ready"):
         controller.run("1", min_nodes=3)
+
+
+def test_old_models_and_runs_are_deleted_on_every_host_when_a_run_is_over(controller: Controller) -> None:
+    for run in ("1", "2", "3"):
+        controller.run(run, keep_models=2)
+
+    runs_kept = sorted(path.name for path in (controller.directory / "controller" / "runs").iterdir())
+    assert runs_kept == ["2", "3"]
+    kept = {"controller": ["3-round-0001.npz", "3-round-0002.npz"]}
+    kept |= {f"worker-{number}": ["2-round-0002.npz", "3-round-0002.npz"] for number in (1, 2, 3)}
+    for host, names in kept.items():
+        models = controller.directory / host / "models"
+        assert sorted(path.name for path in models.glob("*.npz")) == names
+        latest = controller.latest(host)
+        assert latest is not None
+        assert latest.run == "3"
+    assert len(list((controller.directory / "worker-1" / "models").glob("*-evaluation.json"))) == 2
+
+
+def test_runs_that_fail_leave_no_more_behind_than_others(controller: Controller) -> None:
+    for run in ("1", "2", "3"):
+        with pytest.raises(RunFailed):
+            controller.run(run, min_nodes=3, keep_models=2)
+
+    assert sorted(path.name for path in (controller.directory / "controller" / "runs").iterdir()) == ["2", "3"]
 
 
 def runs_update(content: RecordDict) -> Update:

@@ -207,7 +207,7 @@ def model(config: NodeConfig) -> bytes:
 def test_a_model_that_is_handed_out_is_measured_and_kept(config: NodeConfig, model: bytes) -> None:
     cutoff = int(made_up.rows(200).times[140])
 
-    received = unpack_reply(ask("evaluate", pack_model(Handout(cutoff), model)), Received)
+    received = unpack_reply(ask("evaluate", pack_model(Handout(cutoff, 20), model)), Received)
 
     kept = load_latest(config.models_dir)
     assert isinstance(received, Received)
@@ -227,7 +227,7 @@ def test_a_model_that_cannot_be_measured_is_kept_and_the_reason_told(
     def rows() -> Rows:
         raise problem
 
-    received = unpack_reply(client_app.receive(config, pack_model(Handout(None), model), rows), Received)
+    received = unpack_reply(client_app.receive(config, pack_model(Handout(None, 20), model), rows), Received)
 
     assert isinstance(received, Received)
     assert (received.scores, received.reason) == (None, "no")
@@ -249,16 +249,16 @@ def test_a_model_that_can_never_forecast_on_a_node_is_neither_measured_nor_kept(
     config: NodeConfig, model: bytes, change: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(SchemaMismatch, match=reason):
-        client_app.receive(replace(config, **change), pack_model(Handout(None), model), lambda: made_up.rows(200))
+        client_app.receive(replace(config, **change), pack_model(Handout(None, 20), model), lambda: made_up.rows(200))
 
     assert load_latest(config.models_dir) is None
 
 
 def test_a_damaged_model_is_refused_and_the_old_one_stays(config: NodeConfig, model: bytes) -> None:
-    ask("evaluate", pack_model(Handout(None), model))
+    ask("evaluate", pack_model(Handout(None, 20), model))
     before = load_latest(config.models_dir)
 
-    refused = unpack_reply(ask("evaluate", pack_model(Handout(None), model[:-40])), Received)
+    refused = unpack_reply(ask("evaluate", pack_model(Handout(None, 20), model[:-40])), Received)
 
     assert isinstance(refused, Refused)
     assert "no sound model file" in refused.reason

@@ -26,7 +26,7 @@ VALUES: list[Any] = [
     QUESTION,
     Standing("a", 5, 10, 7, 3, {"count": [1.0], "mean": [2.0], "m2": [None]}, ""),
     Task("run/1", 1, QUESTION, {"mean": [1.0, None], "scale": [2.0, None]}, 1_800_000_000_000_000_001),
-    Handout(None),
+    Handout(None, 20),
     Received("a", "d", {"scores": [{"rmse": 1.5}]}, ""),
     Refused("a", "no rows", "wait"),
 ]
@@ -107,12 +107,12 @@ def test_an_update_whose_metrics_flower_could_not_average_is_refused(metrics: di
 
 
 def test_a_model_file_travels_beside_a_value() -> None:
-    content = pack_model(Handout(5), b"\x00model")
+    content = pack_model(Handout(5, 20), b"\x00model")
 
-    assert unpack(content, Handout) == Handout(5)
+    assert unpack(content, Handout) == Handout(5, 20)
     assert unpack_model(content) == b"\x00model"
 
 
 def test_a_hand_out_without_a_model_is_refused() -> None:
     with pytest.raises(SchemaMismatch, match="no model"):
-        unpack_model(pack(Handout(5)))
+        unpack_model(pack(Handout(5, 20)))
