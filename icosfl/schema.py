@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from icosfl.errors import SchemaMismatch
 
+_CURE = "correct icosfl_series in group_vars, or what names series of it"
+
 Times = NDArray[np.int64]
 Values = NDArray[np.float64]
 
@@ -37,9 +39,9 @@ class Schema:
 
     def __post_init__(self) -> None:
         if not self.series:
-            raise SchemaMismatch("a schema needs at least one series")
+            raise SchemaMismatch("a schema needs at least one series", cure=_CURE)
         if len(set(self.names)) != len(self.series):
-            raise SchemaMismatch(f"a series name stands twice in {', '.join(self.names)}")
+            raise SchemaMismatch(f"a series name stands twice in {', '.join(self.names)}", cure=_CURE)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,7 +66,7 @@ class Schema:
             return self.names.index(name)
         except ValueError:
             known = ", ".join(self.names)
-            raise SchemaMismatch(f"no series is called {name!r}; there are {known}") from None
+            raise SchemaMismatch(f"no series is called {name!r}; there are {known}", cure=_CURE) from None
 
     def select(self, names: Sequence[str]) -> Schema:
         """The schema of some of the series, in the order asked for.

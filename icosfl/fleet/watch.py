@@ -162,7 +162,7 @@ class Watch:
 
     def _store(self, host: Host) -> SeriesStore:
         config = replace(host.node.store, deadline_seconds=min(READ_SECONDS, host.node.store.deadline_seconds))
-        return self._open.enter_context(open_store(config, schema_of(host.node.series)))
+        return self._open.enter_context(open_store(config, schema_of(host.node.series), read_only=True))
 
 
 def newest_values(rows: Rows, schema: Schema) -> tuple[Value, ...]:

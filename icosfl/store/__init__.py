@@ -13,10 +13,16 @@ from icosfl.store.base import Position, SeriesStore, StoreInfo, Window
 __all__ = ["Position", "SeriesStore", "StoreInfo", "Window", "open_store"]
 
 
-def open_store(config: StoreConfig, schema: Schema) -> SeriesStore:
+def open_store(config: StoreConfig, schema: Schema, *, read_only: bool = False) -> SeriesStore:
     """Open a node's store.
 
     A dataclay store connects at its first call, so a service may start before the store does.
+
+    Args:
+        config: Where it is, and how many rows it keeps.
+        schema: The series of its rows.
+        read_only: Look at it only: neither make it where it is missing nor take on the configured number of rows, and
+            refuse appends.
 
     Raises:
         ConfigError: a value of the configuration is out of its range.
@@ -34,4 +40,4 @@ def open_store(config: StoreConfig, schema: Schema) -> SeriesStore:
         return MemoryStore(schema, config.capacity_rows)
     from icosfl.store.dataclay import DataclayStore
 
-    return DataclayStore(config, schema)
+    return DataclayStore(config, schema, read_only=read_only)

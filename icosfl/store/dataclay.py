@@ -33,10 +33,12 @@ class DataclayStore(SeriesStore):
     Args:
         config: The store's configuration.
         schema: The series of the rows.
+        read_only: Neither make the window nor change how many rows it keeps, and refuse appends.
     """
 
-    def __init__(self, config: StoreConfig, schema: Schema) -> None:
+    def __init__(self, config: StoreConfig, schema: Schema, *, read_only: bool = False) -> None:
         self.schema = schema
+        self._read_only = read_only
         self._config = config
         self._channels = Channels()
         self._link: Link | None = None
@@ -48,6 +50,10 @@ class DataclayStore(SeriesStore):
     def append(self, rows: Rows) -> Position:
         """Store rows and return once they are in the window."""
         check_width(rows, self.schema)
+        if self._read_only:
+            raise StoreUnavailable(
+                f"the store {self._config.alias} was opened to be read", cure="open it without read_only"
+            )
         return Position(*self._call("append", Parcel(rows.times, rows.values)))
 
     def window(self, last: int | None = None) -> Window:
@@ -111,7 +117,7 @@ class DataclayStore(SeriesStore):
         try:
             link = self._link
             if link is None:
-                link = Directory(self._channels, self._config, time_left).open(self.schema)
+                link = Directory(self._channels, self._config, time_left).open(self.schema, read_only=self._read_only)
                 with self._swapping:
                     self._link = link
             return link

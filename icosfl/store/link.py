@@ -136,17 +136,18 @@ class Directory:
         self._stub = metadata_pb2_grpc.MetadataServiceStub(channels.to(config.metadata))
         self._where = f"metadata service at {config.metadata}"
 
-    def open(self, schema: Schema) -> Link:
-        """Find the object by its alias, or make it, and make it ready for `schema`.
+    def open(self, schema: Schema, *, read_only: bool = False) -> Link:
+        """Find the object by its alias, or make it unless `read_only`, and make it ready for `schema`.
 
         Raises:
-            LinkLost: a service does not answer, or the object's backend is not registered.
+            LinkLost: a service does not answer, or the object or its backend is not registered.
             SchemaMismatch: the object keeps other series.
         """
         config = self._config
-        object_id, backend_id = self._find(schema)
+        object_id, backend_id = self._look_up() if read_only else self._find(schema)
         link = self._link(object_id, backend_id)
-        link.call("attach", config.alias, schema.names, schema.units, config.capacity_rows, timeout=self._time_left())
+        capacity = None if read_only else config.capacity_rows
+        link.call("attach", config.alias, schema.names, schema.units, capacity, timeout=self._time_left())
         return link
 
     def through(self, proxy: Endpoint) -> Link:

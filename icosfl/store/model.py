@@ -98,21 +98,25 @@ class TimeSeriesData(DataClayObject):  # type: ignore[misc]  # dataClay has no t
 
     @activemethod  # type: ignore[untyped-decorator]
     async def attach(
-        self, alias: str, names: tuple[str, ...], units: tuple[str, ...], capacity: int
+        self, alias: str, names: tuple[str, ...], units: tuple[str, ...], capacity: int | None
     ) -> tuple[str, int]:
-        """Make the object ready for one who wants these series; take on the capacity asked for.
+        """Make the object ready for one who wants these series; take on the capacity asked for, if any.
 
-        An object whose rows are lost (killed before its first checkpoint) starts again empty.
+        An object whose rows are lost (killed before its first checkpoint) starts again empty, unless no capacity is
+        asked for.
 
         Returns:
             The position.
 
         Raises:
             SchemaMismatch: the object keeps other series.
+            ObjectNotFound: its rows are lost, and no capacity is asked for.
         """
         try:
             await self._load()
         except ObjectNotFound:
+            if capacity is None:
+                raise
             logger.warning("the rows of %s are lost: it starts again empty", alias)
             self._begin(alias, names, units, capacity)
             self._dc_is_loaded = True
@@ -125,7 +129,7 @@ class TimeSeriesData(DataClayObject):  # type: ignore[misc]  # dataClay has no t
                 f"the store {alias} keeps the series {kept}, not {asked}",
                 cure="give icosfl_store another alias, or go back to the series that the store was made with",
             )
-        if capacity != self._ring.capacity:
+        if capacity is not None and capacity != self._ring.capacity:
             logger.info("%s keeps %d rows from now on, not %d", alias, capacity, self._ring.capacity)
             self._ring.resize(capacity)
             self._move_on()

@@ -78,6 +78,21 @@ def test_a_store_of_other_series_is_refused(opened) -> None:
     assert "alias" in caught.value.cure
 
 
+def test_who_only_reads_changes_nothing_and_makes_nothing(opened, dataclay_stack, alias) -> None:
+    hasty = dataclay_stack.store_config(alias, capacity=2, deadline_seconds=0.5)
+    with open_store(hasty, SCHEMA, read_only=True) as early, pytest.raises(StoreUnavailable, match="does not exist"):
+        early.info()
+
+    opened(capacity=5).append(rows(1, 2, 3))
+
+    config = dataclay_stack.store_config(alias, capacity=2)
+    with open_store(config, SCHEMA, read_only=True) as reader:
+        assert reader.window().rows.times.tolist() == [1, 2, 3]
+        assert reader.info().capacity == 5
+        with pytest.raises(StoreUnavailable, match="opened to be read"):
+            reader.append(rows(4))
+
+
 def test_another_capacity_is_taken_on_and_the_newest_rows_stay(opened) -> None:
     opened().append(rows(1, 2, 3, 4, 5))
 
