@@ -19,6 +19,7 @@ from icosfl.aggregate.progress import Event, Failed, Finished, Ready, RoundDone,
 from icosfl.config import run_config
 from icosfl.errors import ConfigError, IcosflError, NotReady, RunFailed, Unavailable
 from icosfl.fleet.flower import Flower, RunStatus, Scalar
+from icosfl.train.settings import TrainSettings
 
 POLL_SECONDS = 0.25
 # How long the progress file may stand still before the SuperLink is asked whether the run still lives.
@@ -103,16 +104,17 @@ def _too_long(events: Sequence[Event], timeout: float) -> RunFailed:
     )
 
 
-def wait_for_nodes(online: Callable[[], int], expected: int, timeout: float) -> int:
-    """Block until as many SuperNodes are online as are expected; returns how many are.
+def wait_for_nodes(online: Callable[[], int], expected: int, least: int, timeout: float) -> int:
+    """Block until as many SuperNodes are online as are expected, or the time is over; returns how many are.
 
     Args:
         online: Asks the SuperLink.
         expected: How many there should be.
+        least: How many a run needs, whatever is expected.
         timeout: Seconds at most.
 
     Raises:
-        NotReady: there are still fewer.
+        NotReady: there are still fewer than a run needs.
         Unavailable: the SuperLink still does not answer.
     """
     deadline = time.monotonic() + timeout
@@ -124,11 +126,11 @@ def wait_for_nodes(online: Callable[[], int], expected: int, timeout: float) -> 
             if late:
                 raise
         else:
-            if count >= expected:
+            if count >= expected or (late and count >= least):
                 return count
             if late:
                 raise NotReady(
-                    f"{count} of {expected} SuperNodes are online",
+                    f"{count} of {expected} SuperNodes are online, and a run needs {least}",
                     cure="look at `icosfl status`; site.yml starts the missing",
                 )
         time.sleep(POLL_SECONDS)
@@ -197,13 +199,13 @@ def _scalar(key: str, value: object) -> Scalar:
 def _submit(options: argparse.Namespace) -> dict[str, object]:
     flower = _flower(options)
     overrides = parse_overrides(options.config, options.config_file)
-    online = wait_for_nodes(flower.online_nodes, options.expect_nodes, options.timeout)
+    settings = TrainSettings.from_run_config({**run_config(options.app), **overrides})
+    online = wait_for_nodes(flower.online_nodes, options.expect_nodes, settings.min_nodes, options.timeout)
     stop = f"FLWR_HOME={options.flwr_home} flwr stop {{run}} {options.connection}"
     wait_for_turn(flower.open_runs, f"wait for its end, or end it on the controller: {stop}", ENDING_SECONDS)
     run_id = flower.submit(options.app, overrides)
-    rounds = {**run_config(options.app), **overrides}.get("num-server-rounds")
-    line = f"run {run_id} submitted, {online} SuperNodes online"
-    return {"run_id": run_id, "online": online, "rounds": rounds, "line": line}
+    line = f"run {run_id} submitted, {online} of {options.expect_nodes} SuperNodes online"
+    return {"run_id": run_id, "online": online, "rounds": settings.num_server_rounds, "line": line}
 
 
 def _await(options: argparse.Namespace) -> dict[str, object]:
@@ -234,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
 
     submit = verbs.add_parser("submit", parents=[common], help="check the federation and submit a run")
     submit.add_argument("--app", required=True, type=Path, help="directory with the app's pyproject.toml")
-    submit.add_argument("--expect-nodes", required=True, type=int, help="SuperNodes that must be online")
+    submit.add_argument("--expect-nodes", required=True, type=int, help="SuperNodes that should be online")
     submit.add_argument("--timeout", type=float, default=NODES_SECONDS, metavar="SECONDS", help="to wait for them")
     submit.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help="override one value")
     submit.add_argument("--config-file", type=Path, metavar="TOML", help="override the values of a file")

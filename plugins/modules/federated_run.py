@@ -41,7 +41,7 @@ options:
     description: The Flower app (V(submit)).
     type: path
   nodes:
-    description: How many SuperNodes must be online (V(submit)).
+    description: How many SuperNodes should be online (V(submit)); after the timeout, as many as the run needs will do.
     type: int
   run_config:
     description: Single values that differ from the app's own run configuration (V(submit)).

@@ -37,6 +37,7 @@ SERVICES = [
     ("worker-1", "supernode"),
     ("worker-1", "forecast_api"),
 ]
+NINE_NODES = json.dumps({"training_nodes": 9, "training_run_config": {"min-nodes": 9}})
 GREEN_WITHIN_SECONDS = 30  # what the operator is promised
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(900)]
@@ -225,7 +226,7 @@ def test_a_changed_value_restarts_only_what_reads_it(fleet: Fleet) -> None:
 
 
 def test_a_run_with_fewer_nodes_than_wanted_fails_and_names_the_cure(fleet: Fleet) -> None:
-    done = fleet.playbook("playbooks/train.yml", "-e", "training_nodes=9", "-e", "training_nodes_timeout=3")
+    done = fleet.playbook("playbooks/train.yml", "-e", NINE_NODES, "-e", "training_nodes_timeout=3")
 
     assert done.returncode != 0
     assert "of 9 SuperNodes are online" in done.stdout

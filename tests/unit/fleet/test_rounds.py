@@ -95,12 +95,16 @@ def test_waiting_ends_and_repeats_the_last_word(tmp_path: Path) -> None:
 def test_waiting_for_nodes_returns_how_many_there_are() -> None:
     counts = iter([0, 1, 3])
 
-    assert wait_for_nodes(lambda: next(counts), 2, 30) == 3
+    assert wait_for_nodes(lambda: next(counts), 2, 2, 30) == 3
 
 
 def test_missing_nodes_end_the_wait() -> None:
-    with pytest.raises(NotReady, match="1 of 2 SuperNodes are online"):
-        wait_for_nodes(lambda: 1, 2, 0)
+    with pytest.raises(NotReady, match="1 of 3 SuperNodes are online, and a run needs 2"):
+        wait_for_nodes(lambda: 1, 3, 2, 0)
+
+
+def test_a_missing_node_holds_no_run_up_that_does_not_need_it() -> None:
+    assert wait_for_nodes(lambda: 2, 3, 2, 0) == 2
 
 
 def test_a_superlink_that_stays_away_ends_the_wait_for_nodes() -> None:
@@ -108,7 +112,7 @@ def test_a_superlink_that_stays_away_ends_the_wait_for_nodes() -> None:
         raise Unavailable("away")
 
     with pytest.raises(Unavailable, match="away"):
-        wait_for_nodes(away, 2, 0)
+        wait_for_nodes(away, 2, 2, 0)
 
 
 def test_a_run_that_is_just_ending_is_waited_for() -> None:
@@ -125,7 +129,7 @@ def test_a_second_run_is_not_submitted_while_one_is_under_way(
     monkeypatch.setattr(rounds, "ENDING_SECONDS", 0)
     monkeypatch.setattr(Flower, "online_nodes", lambda _: 2)
     monkeypatch.setattr(Flower, "open_runs", lambda _: {"7": RunStatus("pending", "")})
-    where = ["--connection", "fleet", "--flwr-home", str(tmp_path), "--app", str(tmp_path)]
+    where = ["--connection", "fleet", "--flwr-home", str(tmp_path), "--app", str(Path(__file__).parents[3])]
 
     assert main(["submit", *where, "--expect-nodes", "2"]) == NotReady.exit_code
 
