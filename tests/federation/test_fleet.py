@@ -23,7 +23,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-SLOTS = {"control": 10, "worker-1": 11, "worker-2": 12}
+PORTS = yaml.safe_load((ROOT / "group_vars/all/ports.yml").read_text(encoding="utf-8"))
+HOSTS = ("control", "worker-1", "worker-2")
 SERVICES = [
     ("control", "redis"),
     ("control", "dataclay_metadata"),
@@ -49,6 +50,7 @@ class Fleet:
 
     inventory: Path
     home: Path
+    slots: dict[str, int]
 
     def icosfl(self, *arguments: str, check: bool = True) -> Any:
         """Run an icosfl command and return its JSON."""
@@ -77,8 +79,7 @@ class Fleet:
 
     def port(self, host: str, service: str) -> int:
         """The port of a service, computed as the plan says."""
-        facts = yaml.safe_load((ROOT / "group_vars/all/ports.yml").read_text(encoding="utf-8"))
-        return int(facts["icosfl_ports"][service] + SLOTS[host] * facts["icosfl_port_stride"])
+        return int(PORTS["icosfl_ports"][service] + self.slots[host] * PORTS["icosfl_port_stride"])
 
 
 @pytest.fixture(scope="module")
@@ -93,17 +94,29 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         "icosfl_venv": str(BIN.parent),
         "icosfl_training": {**values["icosfl_training"], "num-server-rounds": 1},
     }
-    hosts = {name: {"icosfl_slot": slot} for name, slot in SLOTS.items()}
+    slots = free_slots()
+    hosts = {name: {"icosfl_slot": slot} for name, slot in slots.items()}
     control = {"control": hosts.pop("control")}
     groups = {"controller": {"hosts": control}, "workers": {"hosts": hosts}}
     (base / "inventory/group_vars").mkdir(parents=True)
     (base / "inventory/hosts.yml").write_text(yaml.safe_dump({"local": {"children": {"nodes": {"children": groups}}}}))
     (base / "inventory/group_vars/local.yml").write_text(yaml.safe_dump(values))
-    fleet = Fleet(base / "inventory", home)
+    fleet = Fleet(base / "inventory", home, slots)
 
     yield fleet
 
     fleet.playbook("playbooks/reset.yml", "-e", "icosfl_reset_confirmed=true")
+
+
+def free_slots() -> dict[str, int]:
+    """The first slots from 10 on whose ports nobody uses: other fleets may run on this machine."""
+    used = {each.laddr.port for each in psutil.net_connections("inet") if each.laddr}
+    for first in range(10, 100, len(HOSTS)):
+        slots = {host: first + number for number, host in enumerate(HOSTS)}
+        bases, stride = PORTS["icosfl_ports"].values(), PORTS["icosfl_port_stride"]
+        if not used & {base + slot * stride for base in bases for slot in slots.values()}:
+            return slots
+    raise AssertionError("no free slots on this machine")
 
 
 def recap(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, int]]:
@@ -130,22 +143,22 @@ def test_one_command_deploys_a_fleet_whose_services_all_work(fleet: Fleet) -> No
 
     assert result, "up says what it did"
     hosts = fleet.hosts()
-    assert set(hosts) == set(SLOTS)
-    assert {name: host["condition"] for name, host in hosts.items()} == dict.fromkeys(SLOTS, "green")
+    assert set(hosts) == set(HOSTS)
+    assert {name: host["condition"] for name, host in hosts.items()} == dict.fromkeys(HOSTS, "green")
 
 
 def test_a_second_run_changes_nothing(fleet: Fleet) -> None:
     done = fleet.playbook("site.yml")
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {host: counts["changed"] for host, counts in recap(done).items()} == dict.fromkeys(SLOTS, 0)
+    assert {host: counts["changed"] for host, counts in recap(done).items()} == dict.fromkeys(HOSTS, 0)
 
 
 def test_a_check_on_a_deployed_machine_finds_nothing_to_change(fleet: Fleet) -> None:
     done = fleet.playbook("site.yml", "--check", "--diff")
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {host: counts["changed"] for host, counts in recap(done).items()} == dict.fromkeys(SLOTS, 0)
+    assert {host: counts["changed"] for host, counts in recap(done).items()} == dict.fromkeys(HOSTS, 0)
 
 
 def test_every_hop_is_proved(fleet: Fleet) -> None:
@@ -176,7 +189,7 @@ def test_a_federated_run_gives_every_node_the_same_model_and_forecasts(fleet: Fl
     fleet.icosfl("train")
 
     wait_until(lambda: {host["condition"] for host in fleet.hosts().values()} == {"green"}, 30)
-    answers = [forecast(fleet, host) for host in SLOTS]
+    answers = [forecast(fleet, host) for host in HOSTS]
     assert len({answer["model"]["digest"] for answer in answers}) == 1
     assert answers[0]["model"]["nodes"] == ["worker-1", "worker-2"]
     for answer in answers:
