@@ -24,6 +24,8 @@ from icosfl.train.records import array_record, pack, pack_arrays, pack_model, un
 from icosfl.train.settings import TrainSettings
 from support import made_up
 
+SERIES_CURE = "correct icosfl_series in group_vars, or what names series of it"
+
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeConfig:
@@ -118,7 +120,7 @@ def test_a_node_without_rows_answers_too(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_a_node_that_measures_otherwise_refuses_and_says_what(question: Question, reason: str) -> None:
     assert unpack_reply(ask("query", pack(question)), Standing) == Refused(
-        "worker-1", reason, "" if "gpu" in reason else "deploy the whole fleet from one inventory: site.yml"
+        "worker-1", reason, SERIES_CURE if "gpu" in reason else "deploy the whole fleet from one inventory: site.yml"
     )
 
 
