@@ -19,7 +19,7 @@ HIDDEN = "the result is hidden, because the task handles secrets"
 _CURE_IN_MESSAGE = re.compile(r"^(?P<message>.+?)\s*\((?:cure: )?(?P<cure>[^()]*\s[^()]*)\)\.?$", re.DOTALL)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _SPEAKING_ACTIONS = ("ansible.builtin.debug", "debug")
-_PROVING_ACTIONS = ("hop",)  # whose message answers the task's question
+_PROVING_ACTIONS = ("hop",)  # whose answers are lines for a person
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +178,7 @@ def _lines(data: Mapping[str, Any], action: str) -> Iterator[str]:
     if isinstance(result.get("line"), str):
         yield result["line"]
     if action in _PROVING_ACTIONS:
-        question = str(data.get("task", "")).rpartition("| ")[2]
-        yield f"{data.get('host')}: {question}: {result.get('msg', '')}"
+        yield from (f"{data.get('host')}: {answer}" for answer in result.get("answers", []))
     if action in _SPEAKING_ACTIONS:
         said = result.get("msg", "")
         yield from (str(part) for part in (said if isinstance(said, list) else [said]))

@@ -9,17 +9,54 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from icosfl.errors import Unavailable
+from icosfl.errors import IcosflError, Unavailable
 from icosfl.fleet.health import probe
 from icosfl.fleet.service import HealthCheck
 
 PAUSE_SECONDS = 0.5
 ANSWER_SECONDS = 5.0
+
+
+def ask_all(
+    questions: Iterable[Mapping[str, Any]], timeout_seconds: float
+) -> tuple[list[str], list[tuple[str, IcosflError]]]:
+    """Ask the questions one after another, all within `timeout_seconds`.
+
+    Args:
+        questions: Each with `name`, `kind` and what its kind needs, as the module `hop` lists it.
+        timeout_seconds: How long to ask; what is asked when it is over is asked once.
+
+    Returns:
+        A line for each good answer, and the name and the reason of each question without one.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    answers, problems = [], []
+    for question in questions:
+        name = str(question["name"])
+        try:
+            answers.append(f"{name}: {ask(_question(question), deadline - time.monotonic())}")
+        except IcosflError as error:
+            problems.append((name, error))
+    return answers, problems
+
+
+def _question(given: Mapping[str, Any]) -> Callable[[], str]:
+    match given["kind"]:
+        case "page":
+            return lambda: page_value(given["url"], given["metric"])
+        case "rows":
+            return lambda: fresh_rows(given["url"], given["max_age_seconds"])
+        case "supernodes":
+            return lambda: supernodes(Path(given["home"]), given["connection"], given["wanted"])
+        case "proxy":
+            return lambda: store_through_proxy(given["address"], given["alias"], given["dataset"], given["username"])
+        case kind:
+            return lambda: health(kind, given["address"], given["path"])
 
 
 def ask(question: Callable[[], str], timeout_seconds: float) -> str:
