@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,23 +175,27 @@ class Layout:
             raise ConfigError(f"{path}: {error}", cure="deploy the service again") from error
 
 
-def content_digest(service: Service, *, missing_ok: bool) -> str:
+def content_digest(service: Service, contents: Mapping[str, str], *, missing_ok: bool) -> str:
     """Return the digest of a service's description and of the contents of its files.
+
+    Limits are left out: a runtime that knows them changes them while the service runs.
 
     Args:
         service: The service.
+        contents: Files, by path, that are about to be written; the others are read.
         missing_ok: Take a missing file for an empty one (before the first deployment, in check mode).
 
     Raises:
         ConfigError: A file is missing or cannot be read.
     """
-    digest = hashlib.sha256(json.dumps(service.description_dict(), sort_keys=True).encode())
+    description = {key: value for key, value in service.description_dict().items() if key != "limits"}
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name in service.files:
         path = Path(name)
-        if missing_ok and not path.exists():
+        if missing_ok and name not in contents and not path.exists():
             continue
         try:
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            content = hashlib.sha256(contents[name].encode() if name in contents else path.read_bytes()).hexdigest()
         except OSError as error:
             raise ConfigError(
                 f"service {service.name}: files names {name}: {error.strerror}", cure="let the role render it before"

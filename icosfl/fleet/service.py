@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from icosfl.errors import ConfigError
+from icosfl.fleet.table import Table
 
 HealthKind = Literal["http", "grpc", "tcp", "redis", "process"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_HIGHEST_PORT = 65535
+_HIGHEST_WEIGHT = 10_000  # of systemd
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,54 @@ class HealthCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a service may use of its machine, for the runtimes that can limit it; None: no limit of its own.
+
+    `cpu_quota_percent` is of one core. `cpu_weight` and `io_weight` share what is scarce, 100 being everybody's.
+    """
+
+    memory_max_mb: int | None = None
+    cpu_quota_percent: int | None = None
+    cpu_weight: int | None = None
+    io_weight: int | None = None
+    tasks_max: int | None = None
+
+    @classmethod
+    def of(cls, owner: str, limits: object) -> Limits:
+        """Check limits.
+
+        Raises:
+            ConfigError: A key is unknown, or its value no such number; names the owner and the key.
+        """
+        table = Table(owner, limits)
+        found = {name: table.integer(name) for name in cls.__slots__ if table.has(name)}
+        table.refuse_the_rest()
+        for name, value in found.items():
+            highest = _HIGHEST_WEIGHT if name.endswith("_weight") else None
+            if value < 1 or (highest and value > highest):
+                raise table.error(name, f"is {value}", f"expected 1 to {highest}" if highest else "expected 1 or more")
+        return cls(**found)
+
+    def with_(self, others: Limits) -> Limits:
+        """Return these limits, but the others' where they have one."""
+        return dataclasses.replace(self, **others.stated())
+
+    def stated(self) -> dict[str, int]:
+        """Return the limits that there are, by name."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """One long-running program of a host.
 
     `files` are the files whose contents, when they change, call for a restart. `ports` are those that it listens on,
     by name. `stop_seconds` is how long it may take to stop before it is killed. Services start in ascending
-    `priority`, those of equal priority together. `directory` "" means the host's root directory. `memory_limit_mb` is
-    for the runtimes that have one.
+    `priority`, those of equal priority together. `directory` "" means the host's root directory.
+
+    A runtime with a sandbox (systemd) shows a service nothing of the host's root but `files` and `reads`, which it may
+    read, and `writes`, which it may write; `sees_host` lets it look at the whole machine's processes and devices.
+    `needs` are services of the same host that start before it.
     """
 
     name: str
@@ -62,7 +103,11 @@ class Service:
     directory: str = ""
     files: tuple[str, ...] = ()
     ports: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    memory_limit_mb: int | None = None
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    sees_host: bool = False
+    limits: Limits = Limits()
 
     @classmethod
     def of(cls, description: object) -> Service:
@@ -71,7 +116,7 @@ class Service:
         Raises:
             ConfigError: A key is missing, unknown or of the wrong type; names the service and the key.
         """
-        table = _Table("a service", description)
+        table = Table("a service", description)
         name = table.text("name")
         if not _NAME.fullmatch(name):
             raise ConfigError(
@@ -84,12 +129,16 @@ class Service:
             command=table.texts("command"),
             environment=table.environment("environment"),
             directory=table.text("directory", ""),
-            files=table.texts("files", ()),
+            files=table.paths("files"),
             health=_health(table),
             ports=table.ports("ports"),
             stop_seconds=table.integer("stop_seconds"),
             priority=table.integer("priority"),
-            memory_limit_mb=table.integer("memory_limit_mb") if table.has("memory_limit_mb") else None,
+            reads=table.paths("reads"),
+            writes=table.paths("writes"),
+            needs=table.texts("needs", ()),
+            sees_host=table.boolean("sees_host"),
+            limits=Limits.of(f"service {name}: limits", table.mapping("limits")),
         )
         table.refuse_the_rest()
         if not service.command:
@@ -98,21 +147,28 @@ class Service:
 
     def description_dict(self) -> dict[str, Any]:
         """Return the description as plain JSON values; `Service.of` reads it back."""
-        plain = dataclasses.asdict(self)
-        if self.memory_limit_mb is None:
-            del plain["memory_limit_mb"]
-        return plain
+        return {**dataclasses.asdict(self), "limits": self.limits.stated()}
 
 
-def services_of(descriptions: object) -> tuple[Service, ...]:
+def services_of(descriptions: object, limits: object = None) -> tuple[Service, ...]:
     """Check a list of service descriptions and return them in their order of start.
+
+    Args:
+        descriptions: One mapping for each service.
+        limits: The fleet's own limits by service, which outweigh those of the descriptions; may name services that are
+            not among these.
 
     Raises:
         ConfigError: One of them is wrong, or two of them share a name or a port.
     """
     if not isinstance(descriptions, list):
         raise ConfigError(f"services: expected a list of service descriptions, got {type(descriptions).__name__}")
-    services = tuple(sorted((Service.of(each) for each in descriptions), key=lambda service: service.priority))
+    ours = {
+        name: Limits.of(f"limits: {name}", each) for name, each in Table("limits", {"": limits}).mapping("").items()
+    }
+    described = (Service.of(each) for each in descriptions)
+    limited = (dataclasses.replace(each, limits=each.limits.with_(ours.get(each.name, Limits()))) for each in described)
+    services = tuple(sorted(limited, key=lambda service: service.priority))
     names: set[str] = set()
     ports: dict[int, str] = {}
     for service in services:
@@ -137,89 +193,11 @@ def ports_of(ports: object) -> dict[str, int]:
     Raises:
         ConfigError: One of them is no port; names it.
     """
-    return _Table("free_ports", {"ports": ports}).ports("ports")
+    return Table("free_ports", {"ports": ports}).ports("ports")
 
 
-class _Table:
-    """A mapping that is read key by key and remembers which keys nobody asked for."""
-
-    def __init__(self, owner: str, value: object) -> None:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{owner}: expected a mapping, got {type(value).__name__}")
-        self.owner = owner
-        self._values: dict[str, Any] = {str(key): each for key, each in value.items()}
-        self._read: set[str] = set()
-
-    def error(self, key: str, problem: str, cure: str = "") -> ConfigError:
-        return ConfigError(f"{self.owner}: {key} {problem}", cure=cure)
-
-    def has(self, key: str) -> bool:
-        self._read.add(key)
-        return self._values.get(key) is not None
-
-    def get(self, key: str, wanted: str, default: object = None) -> Any:
-        if self.has(key):
-            return self._values[key]
-        if default is None:
-            raise self.error(key, "is missing", f"expected {wanted}")
-        return default
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self.get(key, "a text", default)
-        if not isinstance(value, str):
-            raise self.error(key, f"is {value!r}", "expected a text")
-        return str(value)  # not Ansible's tagged subclass of str
-
-    def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        value = self.get(key, "a list of texts", default)
-        if not isinstance(value, list | tuple) or not all(isinstance(each, str | int | float) for each in value):
-            raise self.error(key, f"is {value!r}", "expected a list of texts")
-        return tuple(str(each) for each in value)
-
-    def mapping(self, key: str) -> dict[str, Any]:
-        value = self.get(key, "a mapping", {})
-        if not isinstance(value, Mapping):
-            raise self.error(key, f"is {value!r}", "expected a mapping")
-        return {str(name): each for name, each in value.items()}
-
-    def integer(self, key: str) -> int:
-        value = self.get(key, "a whole number")
-        if isinstance(value, str) and value.isdecimal():
-            return int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise self.error(key, f"is {value!r}", "expected a whole number, 0 or more")
-        return int(value)
-
-    def seconds(self, key: str) -> float:
-        value = self.get(key, "a number of seconds")
-        try:
-            seconds = float(value)
-        except (TypeError, ValueError):
-            seconds = 0.0
-        if isinstance(value, bool) or not 0 < seconds < float("inf"):
-            raise self.error(key, f"is {value!r}", "expected a number of seconds above 0")
-        return seconds
-
-    def environment(self, key: str) -> dict[str, str]:
-        variables = self.mapping(key)
-        for name, value in variables.items():
-            if not _VARIABLE.fullmatch(name):
-                raise self.error(f"{key}.{name}", "is not the name of a variable", "expected letters, digits and _")
-            if isinstance(value, bool) or not isinstance(value, str | int | float):
-                raise self.error(f"{key}.{name}", f"is a {type(value).__name__}", "expected a text; quote it")
-        return {name: str(value) for name, value in variables.items()}
-
-    def ports(self, key: str) -> dict[str, int]:
-        return {label: _port(self, f"{key}.{label}", value) for label, value in self.mapping(key).items()}
-
-    def refuse_the_rest(self) -> None:
-        unknown = sorted(set(self._values) - self._read)
-        if unknown:
-            raise self.error(unknown[0], "is unknown", f"known keys: {', '.join(sorted(self._read))}")
-
-
-def _health(service: _Table) -> HealthCheck:
-    table = _Table(service.owner, service.get("health", "a mapping with kind and timeout_seconds"))
+def _health(service: Table) -> HealthCheck:
+    table = Table(service.owner, service.get("health", "a mapping with kind and timeout_seconds"))
     table.owner = f"{service.owner}: health"
     kinds: tuple[HealthKind, ...] = get_args(HealthKind)
     named = table.text("kind")
@@ -230,18 +208,10 @@ def _health(service: _Table) -> HealthCheck:
     check = HealthCheck(
         kind=kind,
         host=table.text("host", None if asked else ""),
-        port=_port(table, "port", table.get("port", "a port", None if asked else 0), lowest=1 if asked else 0),
+        port=table.port("port", table.get("port", "a port", None if asked else 0), lowest=1 if asked else 0),
         path=table.text("path", "/"),
         service=table.text("service", ""),
         timeout_seconds=table.seconds("timeout_seconds"),
     )
     table.refuse_the_rest()
     return check
-
-
-def _port(table: _Table, key: str, value: object, lowest: int = 1) -> int:
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= _HIGHEST_PORT:
-        raise table.error(key, f"is {value!r}", f"expected a port, {lowest} to {_HIGHEST_PORT}")
-    return int(value)

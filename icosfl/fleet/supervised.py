@@ -9,13 +9,14 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from icosfl.errors import ConfigError
 from icosfl.fleet.bring_up import await_health, by_priority, repair, restart
 from icosfl.fleet.daemon import exclusive, forget, start_daemon, stop_daemon, translated, write
 from icosfl.fleet.definition import Layout, content_digest, masked, program_text
+from icosfl.fleet.files import Plan, changed_paths
+from icosfl.fleet.outcome import Outcome, Rewritten
 from icosfl.fleet.ports import Family, refuse_foreign, stop_strays
 from icosfl.fleet.service import Service
 from icosfl.fleet.supervisor import Status, Supervisor, connect
@@ -25,43 +26,17 @@ _DAEMON_STOP_SECONDS = 30.0
 _UNKNOWN_STOP_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Rewritten:
-    """A program section before and after, without secrets; "" where there is none."""
-
-    name: str
-    path: str
-    before: str
-    after: str
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What was done, or in check mode what would be, by the services' names.
-
-    `outdated` are all services of the host that run by an older definition than the one on disk and await `converge`.
-    `statuses` are of the services asked for.
-    """
-
-    started: tuple[str, ...] = ()
-    restarted: tuple[str, ...] = ()
-    stopped: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    outdated: tuple[str, ...] = ()
-    rewritten: tuple[Rewritten, ...] = ()
-    statuses: tuple[Status, ...] = field(default=(), compare=False)
-
-    @property
-    def changed(self) -> bool:
-        """Whether anything was or would be changed."""
-        return self != Outcome()
-
-
-def start(layout: Layout, services: Collection[Service], *, check: bool) -> Outcome:
-    """Define services and start those that do not run, in order of priority, each until it works.
+def start(layout: Layout, services: Collection[Service], files: Plan, *, check: bool) -> Outcome:
+    """Make files, define services and start those that do not run, in order of priority, each until it works.
 
     Those that run by another definition keep running: they are reported as outdated. One that runs but does not work
     is restarted.
+
+    Args:
+        layout: The host's files.
+        services: The services, checked.
+        files: The host's other files and directories; made before any service starts.
+        check: Only say what would be done.
 
     Raises:
         ConfigError: A definition cannot be used on this machine.
@@ -71,18 +46,21 @@ def start(layout: Layout, services: Collection[Service], *, check: bool) -> Outc
     """
     for service in services:
         if not check:
-            _refuse_unusable(service)
+            refuse_unusable(service, files)
     texts = {
-        service.name: program_text(service, layout, content_digest(service, missing_ok=check)) for service in services
+        service.name: program_text(service, layout, content_digest(service, files.contents, missing_ok=check))
+        for service in services
     }
     with _connected(layout) as supervisor:
-        plan = _plan_start(layout, supervisor, texts)
+        plan = _plan_start(layout, supervisor, texts, files)
         touched = {*plan.started, *plan.outdated}
         _free_ports(layout, supervisor, [service for service in services if service.name in touched], check=check)
     if check:
         return plan
     if plan.changed:
-        restarted = _start(layout, services, texts, plan)
+        with exclusive(layout):
+            files.apply()
+            restarted = _start(layout, services, texts, plan)
     else:
         with _running(layout) as supervisor:
             restarted = tuple(name for service in services for name in repair(supervisor, service))
@@ -91,6 +69,7 @@ def start(layout: Layout, services: Collection[Service], *, check: bool) -> Outc
         restarted=restarted,
         outdated=plan.outdated,
         rewritten=plan.rewritten,
+        written=plan.written,
         statuses=_statuses(layout, [service.name for service in services]),
     )
 
@@ -153,16 +132,17 @@ def stop(layout: Layout, names: Collection[str] | None, *, remove: bool, check: 
     return plan
 
 
-def _plan_start(layout: Layout, supervisor: Supervisor | None, texts: Mapping[str, str]) -> Outcome:
+def _plan_start(layout: Layout, supervisor: Supervisor | None, texts: Mapping[str, str], files: Plan) -> Outcome:
     statuses = supervisor.statuses() if supervisor else {}
     loaded_differently = supervisor.reload().changed if supervisor else frozenset()
-    rewritten = tuple(_rewritten(layout, texts))
+    rewritten = dict(_rewritten(layout, texts))
     up = {name for name in texts if name in statuses and statuses[name].up}
-    differently = up.intersection(loaded_differently.union(each.name for each in rewritten))
+    differently = up.intersection(loaded_differently.union(rewritten))
     return Outcome(
         started=tuple(name for name in texts if name not in up),
         outdated=tuple(sorted(differently | (loaded_differently - set(texts)))),
-        rewritten=rewritten,
+        rewritten=(*(Rewritten(each.path, each.before, each.after) for each in files.changes), *rewritten.values()),
+        written=changed_paths(files.changes),
     )
 
 
@@ -182,7 +162,7 @@ def _plan_stop(
 def _start(layout: Layout, services: Collection[Service], texts: Mapping[str, str], plan: Outcome) -> tuple[str, ...]:
     """Write and start group by group; return those that ran already but did not work and were restarted."""
     restarted: list[str] = []
-    with exclusive(layout), _running(layout) as supervisor:
+    with _running(layout) as supervisor:
         for group in by_priority(services):
             for service in group:
                 write(layout.description(service.name), json.dumps(service.description_dict(), indent=2) + "\n")
@@ -206,25 +186,30 @@ def _free_ports(layout: Layout, supervisor: Supervisor | None, services: Iterabl
         stop_strays(family.strays())
 
 
-def _refuse_unusable(service: Service) -> None:
+def refuse_unusable(service: Service, files: Plan) -> None:
+    """Refuse a service whose program or directory this machine has not, and will not have.
+
+    Raises:
+        ConfigError: Names the service and the key.
+    """
     program = Path(service.command[0])
     if program.is_absolute() and not (program.is_file() and os.access(program, os.X_OK)):
         raise ConfigError(
             f"service {service.name}: command: {program} is not an executable file", cure="install it before"
         )
-    if service.directory and not Path(service.directory).is_dir():
+    if service.directory and not Path(service.directory).is_dir() and not files.makes(service.directory):
         raise ConfigError(
             f"service {service.name}: directory: {service.directory} does not exist", cure="make it before"
         )
 
 
-def _rewritten(layout: Layout, texts: Mapping[str, str]) -> Iterator[Rewritten]:
+def _rewritten(layout: Layout, texts: Mapping[str, str]) -> Iterator[tuple[str, Rewritten]]:
     for name, after in texts.items():
         path = layout.program(name)
         with translated(path):
             before = path.read_text("utf-8") if path.exists() else ""
         if before != after:
-            yield Rewritten(name, str(path), masked(before), masked(after))
+            yield name, Rewritten(str(path), masked(before), masked(after))
 
 
 def _delete(layout: Layout, names: Iterable[str], *, remove: bool) -> None:

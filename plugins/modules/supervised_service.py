@@ -140,13 +140,14 @@ def run(module: AnsibleModule, arguments: dict[str, Any]) -> dict[str, Any]:
     """Do what the arguments ask for and return the result."""
     from icosfl.fleet import supervised  # only now known to be there
     from icosfl.fleet.definition import Layout, secrets_of
+    from icosfl.fleet.files import Plan
     from icosfl.fleet.service import services_of
 
     layout, state, check = Layout.at(arguments["root"]), arguments["state"], bool(module.check_mode)
     if state == "started":
         services = services_of(arguments["services"])
         module.no_log_values.update(secrets_of(services))
-        outcome = supervised.start(layout, services, check=check)
+        outcome = supervised.start(layout, services, Plan(arguments["root"]), check=check)
     elif state == "converged":
         module.no_log_values.update(secrets_of(layout.installed()))
         outcome = supervised.converge(layout, check=check)

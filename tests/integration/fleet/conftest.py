@@ -84,15 +84,15 @@ class Host:
         values = json.loads(ended.stdout)
         return Result(bool(values.get("failed")), values)
 
-    def start(self, *services: dict[str, Any], check: bool = False) -> Result:
-        return self.module("supervised_service", check=check, services=list(services))
+    def start(self, *services: dict[str, Any], check: bool = False, **others: Any) -> Result:
+        return self.module("host_state", check=check, services=list(services), **others)
 
     def converge(self, *, check: bool = False) -> Result:
-        return self.module("supervised_service", check=check, state="converged")
+        return self.module("host_state", check=check, state="converged")
 
     def stop(self, *names: str, state: str = "stopped", check: bool = False) -> Result:
         chosen = {"services": [{"name": name} for name in names]} if names else {}
-        return self.module("supervised_service", check=check, state=state, **chosen)
+        return self.module("host_state", check=check, state=state, **chosen)
 
     def service(self, name: str, **changes: Any) -> dict[str, Any]:
         """Describe a web server that greets."""

@@ -117,27 +117,27 @@ def test_digest_follows_the_contents_of_the_files(tmp_path: Path) -> None:
     config = tmp_path / "demo.toml"
     described = service(files=(str(config),))
     config.write_text("a = 1")
-    first = content_digest(described, missing_ok=False)
+    first = content_digest(described, {}, missing_ok=False)
     config.write_text("a = 2")
-    second = content_digest(described, missing_ok=False)
+    second = content_digest(described, {}, missing_ok=False)
     config.write_text("a = 1")
 
     assert first != second
-    assert content_digest(described, missing_ok=False) == first
+    assert content_digest(described, {}, missing_ok=False) == first
 
 
 def test_digest_follows_the_description() -> None:
-    assert content_digest(service(priority=1), missing_ok=False) != content_digest(
-        service(priority=2), missing_ok=False
+    assert content_digest(service(priority=1), {}, missing_ok=False) != content_digest(
+        service(priority=2), {}, missing_ok=False
     )
 
 
 def test_a_missing_file_is_named_unless_it_may_be_missing(tmp_path: Path) -> None:
     described = service(files=(str(tmp_path / "none.toml"),))
 
-    assert content_digest(described, missing_ok=True)
+    assert content_digest(described, {}, missing_ok=True)
     with pytest.raises(ConfigError, match=r"service demo: files names .*none.toml"):
-        content_digest(described, missing_ok=False)
+        content_digest(described, {}, missing_ok=False)
 
 
 def test_a_changed_digest_is_a_changed_definition_to_supervisord(root: Path) -> None:

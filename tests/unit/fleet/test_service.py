@@ -20,7 +20,11 @@ COMPLETE: dict[str, Any] = {
     "ports": {"otlp": 4317, "bridge_metrics": 9464},
     "stop_seconds": 10,
     "priority": 30,
-    "memory_limit_mb": 512,
+    "reads": ["/srv/icosfl/tls"],
+    "writes": ["/srv/icosfl/data/bridge"],
+    "needs": ["dataclay_proxy"],
+    "sees_host": False,
+    "limits": {"memory_max_mb": 512},
 }
 
 
@@ -41,7 +45,7 @@ def test_description_becomes_a_value_with_every_key() -> None:
     assert service.command == ("/usr/bin/python3", "-m", "icosfl.bridge")
     assert service.environment == {"LEVEL": "info", "THREADS": "2"}
     assert service.health.address == "127.0.0.1:4317"
-    assert (service.stop_seconds, service.priority, service.memory_limit_mb) == (10, 30, 512)
+    assert (service.stop_seconds, service.priority, service.limits.memory_max_mb) == (10, 30, 512)
 
 
 def test_description_survives_a_trip_through_json() -> None:

@@ -83,6 +83,56 @@ def test_changed_file_contents_call_for_a_restart_until_it_is_done(host: Host, t
     assert host.start(one)["outdated"] == []
 
 
+def test_directories_files_and_services_are_one_call_and_a_second_changes_nothing(host: Host) -> None:
+    config = host.root / "etc" / "one.toml"
+    one = host.service("one", files=[str(config)], directory=str(host.root / "data"))
+    made = {"directories": [{"path": str(path)} for path in (host.root / "etc", host.root / "data")]}
+
+    def files(level: int) -> list[dict[str, str]]:
+        return [{"path": str(config), "content": f"level = {level}\n"}]
+
+    rehearsed = host.start(one, **made, files=files(1), check=True)
+    bare = not host.root.exists()
+    first = host.start(one, **made, files=files(1))
+    second = host.start(one, **made, files=files(1))
+    rehearsed_change = host.start(one, **made, files=files(2), check=True)
+    changed = host.start(one, **made, files=files(2))
+
+    assert bare
+    assert not first.failed, first["msg"]
+    assert rehearsed["written"] == first["written"] == [str(host.root / "data"), str(host.root / "etc"), str(config)]
+    assert rehearsed["diff"] == first["diff"]
+    assert first["started"] == ["one"]
+    assert (second["changed"], second["diff"]) == (False, [])
+    assert rehearsed_change["outdated"] == changed["outdated"] == ["one"]
+    assert changed["written"] == [str(config)]
+    assert config.read_text() == "level = 2\n"
+    assert host.converge()["restarted"] == ["one"]
+
+
+def test_a_refused_port_leaves_files_alone(host: Host) -> None:
+    one = host.service("one")
+    with socket.socket() as foreign:
+        foreign.bind(("127.0.0.1", host.ports["one"]))
+        foreign.listen()
+
+        refused = host.start(one, directories=[{"path": str(host.root / "etc")}])
+
+    assert refused.failed
+    assert not host.root.exists()
+
+
+def test_limits_outweigh_those_of_the_description_and_call_for_no_restart(host: Host) -> None:
+    one = host.service("one", limits={"memory_max_mb": 100})
+    host.start(one)
+
+    limited = host.start(one, limits={"one": {"memory_max_mb": 200}, "absent": {"tasks_max": 5}})
+    wrong = host.start(one, limits={"one": {"memory": 200}})
+
+    assert (limited.failed, limited["outdated"]) == (False, [])
+    assert "limits: one: memory is unknown" in wrong["msg"]
+
+
 def test_killed_service_comes_back_by_itself(host: Host) -> None:
     host.start(host.service("one"))
     pid = host.pids()["one"]
