@@ -1,16 +1,21 @@
-"""Flower's command line: which nodes are online, submit a run, how a run stands.
+"""Flower's command line and Control API: which nodes there are and may be, submit a run, how a run stands.
 
-All of this side that depends on Flower's version (1.30) is here; what it answers is read from its JSON only.
+All of this side that depends on Flower's version (1.30) is here; what the command answers is read from its JSON only.
+The nodes' keys are not in its JSON, and each call of the command costs two seconds of processor time, so nodes are
+registered through the API that the command uses, too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import tempfile
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -21,9 +26,11 @@ from icosfl.errors import RunFailed, Unavailable, UserError
 ENVIRONMENT = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "NO_COLOR": "1", "PYTHONUTF8": "1"}
 
 COMMAND_SECONDS = 60.0
+CALL_SECONDS = 10.0
 
 _FINISHED = "finished:"
 _UNREACHABLE = "unavailable"
+_KEY_IN_USE = "already in use"
 
 Scalar = bool | int | float | str
 
@@ -42,6 +49,25 @@ class RunStatus:
 
     def __str__(self) -> str:
         return f"{self.status.removeprefix(_FINISHED)}: {self.details}" if self.details else self.status
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A SuperNode that the SuperLink knows.
+
+    Args:
+        node_id: Flower's number of it.
+        status: registered (never seen), online or offline.
+        public_key: Its key, as PEM.
+    """
+
+    node_id: int
+    status: str
+    public_key: str
+
+
+class KeyRevoked(UserError):
+    """A SuperNode's key that was unregistered once: Flower never takes it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +124,82 @@ class Flower:
         if not runs:
             raise _strange("`flwr ls` lists no run")
         return _status(runs[0])
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The SuperNodes that are registered, whether they are online or not.
+
+        Raises:
+            Unavailable: the SuperLink does not answer.
+        """
+        from flwr.proto.control_pb2 import ListNodesRequest
+
+        with self._control() as control:
+            found = control.ListNodes(ListNodesRequest(), timeout=CALL_SECONDS).nodes_info
+        return tuple(
+            Node(int(node.node_id), str(node.status), node.public_key.decode())
+            for node in found
+            if node.status != "unregistered"
+        )
+
+    def register(self, public_key: str) -> None:
+        """Let the SuperNode with this key (PEM) take part from now on; one that may already stays as it is.
+
+        Raises:
+            KeyRevoked: the key was unregistered once.
+            UserError: the SuperLink refuses the key.
+            Unavailable: the SuperLink does not answer.
+        """
+        from flwr.proto.control_pb2 import RegisterNodeRequest
+
+        try:
+            with self._control() as control:
+                control.RegisterNode(RegisterNodeRequest(public_key=public_key.encode()), timeout=CALL_SECONDS)
+        except UserError as error:
+            if _KEY_IN_USE not in error.message:
+                raise
+            if public_key not in {node.public_key for node in self.nodes()}:
+                raise KeyRevoked("this key was unregistered once", cure="let the node make a new one") from error
+
+    def unregister(self, node_id: int) -> None:
+        """Refuse a SuperNode from now on.
+
+        Raises:
+            UserError: the SuperLink knows no such node.
+            Unavailable: the SuperLink does not answer.
+        """
+        from flwr.proto.control_pb2 import UnregisterNodeRequest
+
+        with self._control() as control:
+            control.UnregisterNode(UnregisterNodeRequest(node_id=node_id), timeout=CALL_SECONDS)
+
+    @contextlib.contextmanager
+    def _control(self) -> Iterator[Any]:
+        """Flower's Control API at the connection's address; its errors are translated."""
+        import grpc
+        from flwr.proto.control_pb2_grpc import ControlStub
+
+        address, root = self._where()
+        credentials = grpc.ssl_channel_credentials(root)
+        try:
+            with grpc.secure_channel(address, credentials) as channel:
+                yield ControlStub(channel)
+        except grpc.RpcError as error:
+            code, details = error.code(), str(error.details())
+            if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+                raise self._unavailable(_last_line(details)) from error
+            raise UserError(f"Flower refuses: {details}", cure="look at the SuperLink's log") from error
+
+    def _where(self) -> tuple[str, bytes]:
+        """The address of the connection, and the CA certificate that its SuperLink is known by."""
+        file = self.home / "config.toml"
+        cure = "site.yml writes it"
+        try:
+            connection = tomllib.loads(file.read_text(encoding="utf-8"))["superlink"][self.connection]
+            return str(connection["address"]), Path(connection["root-certificates"]).read_bytes()
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise UserError(f"{file} or its root-certificates cannot be read: {error}", cure=cure) from error
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{file} has no connection {self.connection} with TLS", cure=cure) from error
 
     def _ask(self, *arguments: str) -> dict[str, object]:
         command = ["flwr", *arguments, "--format", "json"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -172,6 +173,27 @@ def test_a_run_with_too_few_ready_nodes_fails_and_says_who_lacks_what(
     assert answer["error"].startswith("2 of at least 3 nodes are ready: worker-3: ")
     after = federation.model("controller")
     assert (after and after.digest) == (before and before.digest)
+
+
+def test_a_superlink_that_gets_a_new_certificate_in_the_middle_of_a_run_loses_no_round(
+    federation: Federation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = federation.submit(capsys, nodes=3, num_server_rounds=3)
+    code, first = federation.wait(capsys, run, "--round", "1")
+    assert code == 0, first
+
+    old = federation.flower.identities.certificate.read_text(encoding="utf-8")
+    federation.flower.identities.renew()
+    federation.flower.restart("superlink")
+
+    code, finish = federation.wait(capsys, run, "--finish")
+    assert code == 0, finish
+    told = [federation.wait(capsys, run, "--round", str(number))[1] for number in (1, 2, 3)]
+    assert [sorted(node["host"] for node in each["nodes"]) for each in told] == [["worker-1", "worker-2"]] * 3, told
+    assert finish["nodes"] == ["worker-1", "worker-2", "worker-3"]
+    control = federation.flower.control
+    shown = ssl.get_server_certificate((control.host, control.port), ca_certs=str(federation.flower.identities.ca))
+    assert old.strip() != shown.strip() == federation.flower.identities.certificate.read_text(encoding="utf-8").strip()
 
 
 def test_the_next_run_goes_on_from_the_model_and_a_killed_node_that_is_still_listed_is_named_and_left_out(

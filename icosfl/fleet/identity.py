@@ -1,0 +1,112 @@
+"""What a host keeps for itself: private keys and secrets, made on it once. They never leave it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from icosfl.errors import ConfigError
+from icosfl.fleet import keys
+
+SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a host shall have in its directory.
+
+    Args:
+        directory: Where everything lies.
+        user: Who reads it; "" for whoever runs this.
+        name: The host's, for the request.
+        tls_key: The file of the service's key; "" for none.
+        certificate: The file of the certificate for that key; "" for none.
+        node_keys: The files of the SuperNodes' keys, in their order.
+        secrets: The files of secrets between processes of this host.
+    """
+
+    directory: Path
+    user: str
+    name: str
+    tls_key: str = ""
+    certificate: str = ""
+    node_keys: Sequence[str] = ()
+    secrets: Sequence[str] = ()
+
+
+@dataclass(slots=True)
+class Identity:
+    """What of a host's keys may travel.
+
+    Args:
+        made: Files that were made now, or would be.
+        request: The request for a certificate of the service's key; "" without one.
+        certificate: The present certificate; "" without one.
+        public_keys: The public halves of the SuperNodes' keys, as PEM.
+    """
+
+    made: list[str] = field(default_factory=list)
+    request: str = ""
+    certificate: str = ""
+    public_keys: list[str] = field(default_factory=list)
+
+
+def establish(wanted: Wanted, *, dry: bool = False) -> Identity:
+    """Make the keys and secrets that are missing, and return what may travel.
+
+    Args:
+        wanted: What the host shall have.
+        dry: Only look; what is missing is named in `made` and nothing else.
+
+    Raises:
+        ConfigError: a file cannot be read or written, or is no key.
+    """
+    found = Identity()
+    try:
+        if not dry:
+            _make_directory(wanted)
+        for name in wanted.secrets:
+            _text(wanted, name, lambda: secrets.token_hex(SECRET_BYTES), found, dry=dry)
+        for name in wanted.node_keys:
+            key = _text(wanted, name, keys.make_node_key, found, dry=dry)
+            found.public_keys += [keys.node_public_key(key)] if key else []
+        if wanted.tls_key:
+            key = _text(wanted, wanted.tls_key, keys.make_key, found, dry=dry)
+            found.request = keys.make_request(key, wanted.name) if key else ""
+        if wanted.certificate and Path(wanted.certificate).exists():
+            found.certificate = Path(wanted.certificate).read_text(encoding="utf-8")
+    except (OSError, LookupError) as error:
+        raise ConfigError(f"{wanted.directory}: {error}", cure="see who owns it, and the disk") from error
+    return found
+
+
+def _make_directory(wanted: Wanted) -> None:
+    wanted.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if wanted.user and os.geteuid() == 0:
+        shutil.chown(wanted.directory, user=0, group=wanted.user)
+        wanted.directory.chmod(0o750)
+
+
+def _text(wanted: Wanted, name: str, make: Callable[[], str], found: Identity, *, dry: bool) -> str:
+    """The text of a file that is for its reader only; made when it is missing. "" when it is and must not be made."""
+    file = Path(name)
+    if file.exists():
+        return file.read_text(encoding="utf-8")
+    found.made.append(name)
+    if dry:
+        return ""
+    text = make()
+    number, scratch = tempfile.mkstemp(dir=wanted.directory, prefix=f".{file.name}.")  # 0600 from its first moment
+    with os.fdopen(number, "w", encoding="utf-8") as stream:
+        if wanted.user and os.geteuid() == 0:
+            shutil.chown(scratch, user=wanted.user, group=wanted.user)
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    Path(scratch).replace(file)
+    return text
