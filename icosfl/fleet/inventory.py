@@ -30,6 +30,7 @@ VARIABLES = {
     "icosfl_address": "address",
     "icosfl_listen": "listen",
     "icosfl_slot": "slot",
+    "icosfl_supernodes": "supernodes",
     "icosfl_runtime": "runtime",
     "icosfl_host_ports": "ports",
     "icosfl_paths": "paths",
@@ -57,6 +58,7 @@ class Host:
     address: str
     listen: str
     slot: int
+    supernodes: int
     runtime: str
     ports: dict[str, int]
     paths: dict[str, Path]

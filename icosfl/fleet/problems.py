@@ -5,46 +5,28 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from icosfl.errors import InventoryError
-from icosfl.fleet.topology import CONTROLLER, LAST_PORT, NODES, WORKERS, Problem, bad_bases, host_ports
+from icosfl.fleet.neighbours import Bases, HostSpec, bad_neighbours, port_clashes
+from icosfl.fleet.topology import CONTROLLER, NODES, WORKERS, Problem, bad_bases
+
+__all__ = ["HostSpec", "find_problems", "unknown_variables", "unset_variables"]
 
 HOST_NAME = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?$"
 )
 
-
-@dataclass(frozen=True, slots=True)
-class HostSpec:
-    """What an inventory says of one logical host.
-
-    Args:
-        name: The inventory's name of the host.
-        groups: The names of its groups.
-        address: Where the fleet reaches it; hosts with one address share a machine.
-        slot: Which of the machine's logical hosts it is.
-        overrides: Single ports that differ from the plan, by service.
-        runtime: How its services are run.
-        connection: How Ansible reaches it.
-    """
-
-    name: str
-    groups: frozenset[str]
-    address: str
-    slot: int = 0
-    overrides: Mapping[str, int] = field(default_factory=dict)
-    runtime: str = "supervisor"
-    connection: str = "local"
+# What a runtime needs to reach its hosts by. A supervisord is the deploying user's own, on the machine he works on.
+REACHES = {"supervisor": ("local",)}
 
 
-def find_problems(
+def find_problems(  # noqa: PLR0913, PLR0917 (the facts of the plan, and what this release can do)
     hosts: Iterable[HostSpec],
     bases: Mapping[str, int],
     stride: int,
     runtimes: Iterable[str],
     connections: Iterable[str],
+    supernode_stride: int = 0,
 ) -> list[Problem]:
     """Return all that is wrong with a fleet's plan, so that a user can cure it in one go; empty when it is sound.
 
@@ -54,17 +36,27 @@ def find_problems(
         stride: What a slot adds to them.
         runtimes: The ways to run services that this release has.
         connections: The ways to reach hosts that this release has.
+        supernode_stride: What each SuperNode of a host after the first adds to the first one's ports.
     """
     specs = list(hosts)
+    if not specs:
+        return [Problem("inventory", "hosts", "it names no hosts", f"put hosts into {CONTROLLER} and {WORKERS}")]
     problems = [*bad_bases(bases, stride), *_bad_groups(specs)]
     if not problems:
-        problems += _clashes(specs, bases, stride)
+        problems += port_clashes(specs, Bases(bases, stride, supernode_stride))
     runs, reaches = tuple(runtimes), tuple(connections)
+    elsewhere = _first_elsewhere(specs)
     for spec in specs:
-        problems += _bad_address(spec, specs)
+        problems += _bad_address(spec, elsewhere)
         problems += _unsupported(spec, "icosfl_runtime", spec.runtime, runs)
-        problems += _unsupported(spec, "ansible_connection", spec.connection, reaches)
-    return problems
+        problems += _unsupported(spec, "ansible_connection", spec.connection, reaches) or _out_of_reach(spec)
+    return problems + list(bad_neighbours(specs))
+
+
+def unset_variables(host: str, missing: Iterable[str]) -> list[Problem]:
+    """Return one problem for each variable that a host must have and lacks."""
+    cure = "keep playbooks/group_vars, a link to ../group_vars"
+    return [Problem(host, name, "it is not set", cure) for name in missing]
 
 
 def unknown_variables(host: str, names: Iterable[str], known: frozenset[str], prefixes: Iterable[str]) -> list[Problem]:
@@ -125,40 +117,16 @@ def _bad_membership(spec: HostSpec) -> list[Problem]:
     return []
 
 
-def _clashes(specs: list[HostSpec], bases: Mapping[str, int], stride: int) -> list[Problem]:
-    problems = []
-    taken: dict[tuple[str, int], tuple[str, str]] = {}
-    slots: dict[str, set[int]] = {}
+def _first_elsewhere(specs: list[HostSpec]) -> dict[str, str]:
+    """Return, by address, the first host of another machine; a fleet on one machine has none."""
+    first: dict[str, str] = {}
     for spec in specs:
-        slots.setdefault(spec.address, set()).add(spec.slot if isinstance(spec.slot, int) else 0)
-    for spec in specs:
-        try:
-            ports = host_ports(bases, stride, spec.slot, spec.overrides)
-        except InventoryError as error:
-            problems.append(Problem(spec.name, "icosfl_slot, icosfl_port_overrides", error.message, error.cure))
-            continue
-        for service, port in ports.items():
-            holder = taken.setdefault((spec.address, port), (spec.name, service))
-            if holder == (spec.name, service):
-                continue
-            if service in spec.overrides:
-                key, cure = f"icosfl_port_overrides.{service}", "remove the override, or choose a free port"
-            else:
-                free = next(slot for slot in range(LAST_PORT) if slot not in slots[spec.address])
-                key, cure = "icosfl_slot", f"give it a slot of its own, for example icosfl_slot: {free}"
-            problems.append(
-                Problem(
-                    spec.name,
-                    key,
-                    f"{service} would listen on {spec.address}:{port}, where {holder[1]} of {holder[0]} listens",
-                    cure,
-                )
-            )
-            break
-    return problems
+        first.setdefault(spec.address, spec.name)
+    names = list(first.values())[:2]
+    return {address: names[1] if name == names[0] else names[0] for address, name in first.items() if len(first) > 1}
 
 
-def _bad_address(spec: HostSpec, specs: list[HostSpec]) -> list[Problem]:
+def _bad_address(spec: HostSpec, elsewhere: Mapping[str, str]) -> list[Problem]:
     try:
         address = ipaddress.ip_address(spec.address)
     except ValueError:
@@ -172,18 +140,27 @@ def _bad_address(spec: HostSpec, specs: list[HostSpec]) -> list[Problem]:
                     "correct ansible_host or icosfl_address",
                 )
             ]
-        return []
-    elsewhere = [other.name for other in specs if other.address != spec.address]
-    if CONTROLLER in spec.groups and elsewhere and (address.is_loopback or address.is_unspecified):
+        loopback = spec.address.rstrip(".").lower() == "localhost"
+    else:
+        loopback = address.is_loopback or address.is_unspecified
+    if CONTROLLER in spec.groups and spec.address in elsewhere and loopback:
         return [
             Problem(
                 spec.name,
                 "icosfl_address",
-                f"{spec.address} is not reachable from {elsewhere[0]}, which is on another machine",
+                f"{spec.address} is not reachable from {elsewhere[spec.address]}, which is on another machine",
                 "give the controller the address that its nodes can reach",
             )
         ]
     return []
+
+
+def _out_of_reach(spec: HostSpec) -> list[Problem]:
+    reaches = REACHES.get(spec.runtime)
+    if reaches is None or spec.connection in reaches:
+        return []
+    message = f"{spec.runtime} runs services on this machine only, and the host is reached by {spec.connection}"
+    return [Problem(spec.name, "icosfl_runtime", message, "use systemd, or ansible_connection: local")]
 
 
 def _unsupported(spec: HostSpec, key: str, value: str, known: tuple[str, ...]) -> list[Problem]:

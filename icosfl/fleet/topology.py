@@ -2,7 +2,8 @@
 
 A port is `base + slot * stride`. The slot stands in a host's own inventory line, so no host's ports depend on which
 other hosts there are or in which order; and because no two bases leave the same remainder by the stride, two slots
-never meet.
+never meet. A host's second, third, … SuperNode has ports of its own, each a larger stride further; that stride is a
+multiple of the other, so that they meet no other service.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from icosfl.errors import InventoryError
 
 FIRST_PORT, LAST_PORT = 1024, 65535
 CONTROLLER, WORKERS, NODES = "controller", "workers", "nodes"
+SUPERNODE_SERVICES = ("supernode_clientappio", "supernode_health")
+MOST_SUPERNODES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +32,38 @@ class Problem:
         return f"{self.host}: {self.key}: {self.message}. Cure: {self.cure}"
 
 
-def host_ports(
-    bases: Mapping[str, int], stride: int, slot: int, overrides: Mapping[str, int] | None = None
+def host_ports(  # noqa: PLR0913, PLR0917 (the facts of the plan)
+    bases: Mapping[str, int],
+    stride: int,
+    slot: int,
+    overrides: Mapping[str, int] | None = None,
+    supernodes: int = 1,
+    supernode_stride: int = 0,
 ) -> dict[str, int]:
     """Return the ports of one host by service: `base + slot * stride`, or the override.
 
+    The second SuperNode's services are called `supernode_clientappio_2` and `supernode_health_2`, and so on.
+
+    Args:
+        bases: The ports of slot 0, by service.
+        stride: What a slot adds to them.
+        slot: Which of its machine's logical hosts it is.
+        overrides: Single ports that differ from the plan, by service.
+        supernodes: How many SuperNodes the host runs.
+        supernode_stride: What each SuperNode after the first adds to the first one's ports.
+
     Raises:
-        InventoryError: the slot or stride is no whole number in range, two bases would meet, the overrides are no
-            mapping, one names no service, or a port is not between 1024 and 65535.
+        InventoryError: the slot, a stride or the number of SuperNodes is no whole number in range, two bases would
+            meet, the overrides are no mapping, one names no service, or a port is not between 1024 and 65535.
     """
     problems = [*bad_bases(bases, stride), *_bad_slot(slot), *_bad_overrides(overrides)]
+    problems += bad_supernodes(supernodes, supernode_stride, stride)
     if problems:
         raise InventoryError(problems[0].message, cure=problems[0].cure)
     ports = {service: base + slot * stride for service, base in bases.items()}
+    for number in range(2, supernodes + 1):
+        for service in SUPERNODE_SERVICES:
+            ports[f"{service}_{number}"] = ports[service] + (number - 1) * supernode_stride
     for service, port in (overrides or {}).items():
         if service not in ports:
             raise InventoryError(
@@ -53,9 +75,20 @@ def host_ports(
         if not FIRST_PORT <= port <= LAST_PORT:
             raise InventoryError(
                 f"{service} would listen on port {port}, which is not between {FIRST_PORT} and {LAST_PORT}",
-                cure="choose a smaller icosfl_slot, or another base in icosfl_ports",
+                cure="choose a smaller icosfl_slot or fewer icosfl_supernodes, or another base in icosfl_ports",
             )
     return ports
+
+
+def supernode_ports(ports: Mapping[str, int]) -> list[dict[str, int]]:
+    """Return the ports of each SuperNode of a host, in their order, from all ports of the host."""
+    clientappio, health = SUPERNODE_SERVICES
+    found = []
+    suffix = ""
+    while clientappio + suffix in ports:
+        found.append({"clientappio": ports[clientappio + suffix], "health": ports[health + suffix]})
+        suffix = f"_{len(found) + 1}"
+    return found
 
 
 def address_of(host: str, port: int) -> str:
@@ -89,6 +122,20 @@ def bad_bases(bases: Mapping[str, int], stride: int) -> list[Problem]:
                 )
             )
     return problems
+
+
+def bad_supernodes(supernodes: object, supernode_stride: object, stride: int) -> list[Problem]:
+    """Return what is wrong with the number of a host's SuperNodes, or with what each adds to the ports."""
+    if isinstance(supernodes, bool) or not isinstance(supernodes, int) or not 1 <= supernodes <= MOST_SUPERNODES:
+        message = f"icosfl_supernodes is {supernodes!r}, expected a whole number from 1 to {MOST_SUPERNODES}"
+        return [Problem("all", "icosfl_supernodes", message, "use 1, or a number up to that many")]
+    if supernodes == 1:
+        return []
+    whole = isinstance(supernode_stride, int) and not isinstance(supernode_stride, bool)
+    if not whole or supernode_stride < stride or supernode_stride % stride:  # type: ignore[operator]
+        message = f"icosfl_supernode_port_stride is {supernode_stride!r}, expected a multiple of the stride {stride}"
+        return [Problem("all", "icosfl_supernode_port_stride", message, f"use {10 * stride}")]
+    return []
 
 
 def _bad_slot(slot: object) -> list[Problem]:

@@ -21,6 +21,7 @@ def make_host(name: str, root: Path, **changes: Any) -> Host:
         "connection": "local",
         "address": "127.0.0.1",
         "listen": "127.0.0.1",
+        "supernodes": 1,
         "slot": 0,
         "runtime": "supervisor",
         "ports": {"forecast": 1, "otlp": 2},

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -48,6 +48,9 @@ def a_host(group: str, slot: int = 0, **more: Any) -> dict[str, Any]:
         "ansible_connection": "local",
         "icosfl_address": "127.0.0.1",
         "icosfl_slot": slot,
+        "icosfl_supernodes": 1,
+        "icosfl_home": f"/srv/{group}-{slot}",
+        "icosfl_unit_prefix": f"icosfl-{slot}",
         "icosfl_port_overrides": {},
         "icosfl_runtime": "supervisor",
         **FACTS,
@@ -56,7 +59,9 @@ def a_host(group: str, slot: int = 0, **more: Any) -> dict[str, Any]:
 
 
 def problems_of(hostvars: Mapping[str, Any]) -> list[str]:
-    found = FILTERS["icosfl_inventory_problems"](hostvars, list(hostvars), str(ROOT), ["supervisor"], ["local"])
+    found = FILTERS["icosfl_inventory_problems"](
+        hostvars, list(hostvars), str(ROOT), ["supervisor", "systemd"], ["local", "ssh"]
+    )
     assert isinstance(found, list)
     return found
 
@@ -147,7 +152,7 @@ class TestInventoryProblems:
 
         (problem,) = problems_of(fleet)
 
-        assert problem.startswith("worker: ansible_connection: ")
+        assert problem.startswith("worker: icosfl_runtime: supervisor runs services on this machine only")
         assert "ssh" in problem
 
     def test_overrides_that_are_no_mapping_are_a_problem_like_any_other(self) -> None:
@@ -157,6 +162,75 @@ class TestInventoryProblems:
 
         assert problem.startswith("worker: ")
         assert "icosfl_port_overrides" in problem
+
+    def test_an_inventory_without_hosts_is_refused(self) -> None:
+        assert problems_of({}) == ["inventory: hosts: it names no hosts. Cure: put hosts into controller and workers"]
+
+    def test_a_variable_that_is_not_set_is_named_with_its_host(self) -> None:
+        fleet = {"control": a_host("controller"), "worker": a_host("workers", 1)}
+        del fleet["worker"]["icosfl_slot"]
+
+        (problem,) = problems_of(fleet)
+
+        assert problem.startswith("worker: icosfl_slot: it is not set. Cure: ")
+
+    def test_an_address_without_a_value_is_named(self) -> None:
+        fleet = {"control": a_host("controller"), "worker": a_host("workers", 1, icosfl_address=None)}
+
+        (problem,) = (each for each in problems_of(fleet) if each.startswith("worker: "))
+
+        assert problem.startswith("worker: icosfl_address: ")
+
+    def test_a_template_that_cannot_be_filled_is_a_problem_of_its_host(self) -> None:
+        class Unfilled(dict[str, Any]):
+            def __getitem__(self, key: str) -> Any:
+                if key == "icosfl_address":
+                    raise AnsibleFilterError("'no_such_thing' is undefined")
+                return super().__getitem__(key)
+
+        fleet = {"control": a_host("controller"), "worker": Unfilled(a_host("workers", 1))}
+
+        assert problems_of(fleet) == [
+            "worker: variables: 'no_such_thing' is undefined. Cure: correct the host's variables"
+        ]
+
+    def test_only_hosts_that_share_a_machine_are_asked_for_their_directory(self) -> None:
+        class Watched(dict[str, Any]):
+            read: ClassVar[set[tuple[str, str]]] = set()
+
+            def __getitem__(self, key: str) -> Any:
+                Watched.read.add((self["icosfl_address"], key) if key != "icosfl_address" else ("", key))
+                return super().__getitem__(key)
+
+            def get(self, key: str, default: Any = None) -> Any:
+                return Mapping.get(self, key, default)
+
+        machines = ("192.0.2.1", "192.0.2.2", "192.0.2.2")
+        hosts = [
+            Watched(a_host("workers" if slot else "controller", slot, icosfl_address=address))
+            for slot, address in enumerate(machines)
+        ]
+
+        assert problems_of({f"host-{slot}": host for slot, host in enumerate(hosts)}) == []
+        assert {address for address, key in Watched.read if key == "icosfl_home"} == {"192.0.2.2"}
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        ("host", "address"),
+        [("192.0.2.1", "192.0.2.1:80"), ("2001:db8::1", "[2001:db8::1]:80"), ("hub.example.com", "hub.example.com:80")],
+    )
+    def test_an_ipv6_address_is_put_in_brackets(self, host: str, address: str) -> None:
+        assert FILTERS["icosfl_join"](host, 80) == address
+
+    def test_the_ports_of_each_supernode_are_listed_in_their_order(self) -> None:
+        ports = FILTERS["icosfl_host_ports"](FACTS["icosfl_ports"], FACTS["icosfl_port_stride"], 1, {}, 3, 1000)
+
+        first, second, third = FILTERS["icosfl_supernode_ports"](ports)
+
+        assert first == {"clientappio": ports["supernode_clientappio"], "health": ports["supernode_health"]}
+        assert second == {name: port + 1000 for name, port in first.items()}
+        assert third == {name: port + 2000 for name, port in first.items()}
 
 
 class TestKnownVariables:

@@ -76,6 +76,15 @@ def test_a_port_override_is_in_the_ports(tmp_path: Path) -> None:
     assert fleet.hosts[1].ports["forecast"] == 18082
 
 
+def test_a_host_with_more_supernodes_has_ports_for_each(tmp_path: Path) -> None:
+    fleet = load(tmp_path, more=", icosfl_supernodes: 2")
+
+    control, worker = fleet.hosts
+    assert (control.supernodes, worker.supernodes) == (1, 2)
+    assert worker.ports["supernode_health_2"] == worker.ports["supernode_health"] + 1000
+    assert "supernode_health_2" not in control.ports
+
+
 def test_a_value_of_the_wrong_kind_names_host_and_key(tmp_path: Path) -> None:
     with pytest.raises(InventoryError, match=r"worker-1: icosfl_node\.period_seconds is 'often'") as caught:
         load(tmp_path, variables="icosfl_sampling_period_seconds: often\n")

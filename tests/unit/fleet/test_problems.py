@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from icosfl.fleet.problems import HostSpec, find_problems, unknown_variables
+from icosfl.fleet.problems import HostSpec, find_problems, unknown_variables, unset_variables
+from icosfl.fleet.topology import Problem
 
 FACTS = yaml.safe_load((Path(__file__).parents[3] / "group_vars/all/ports.yml").read_text(encoding="utf-8"))
 BASES, STRIDE = FACTS["icosfl_ports"], FACTS["icosfl_port_stride"]
+SUPERNODE_STRIDE = FACTS["icosfl_supernode_port_stride"]
 
 CONTROLLER, WORKER = frozenset({"nodes", "controller"}), frozenset({"nodes", "workers"})
 
@@ -109,6 +112,117 @@ def test_a_connection_that_this_release_lacks_is_refused() -> None:
 
     assert (problem.host, problem.key) == ("edge", "ansible_connection")
     assert "local" in problem.cure
+
+
+def everything(fleet: list[HostSpec]) -> list[Problem]:
+    """What is wrong for a release that has both runtimes."""
+    return find_problems(fleet, BASES, STRIDE, ["supervisor", "systemd"], ["local", "ssh"], SUPERNODE_STRIDE)
+
+
+def test_systemd_hosts_over_ssh_and_on_this_machine_are_sound() -> None:
+    fleet = [
+        HostSpec("hub", CONTROLLER, "192.0.2.1", runtime="systemd", connection="local"),
+        HostSpec("edge", WORKER, "192.0.2.2", runtime="systemd", connection="ssh"),
+    ]
+
+    assert everything(fleet) == []
+
+
+def test_a_supervisor_on_another_machine_is_refused() -> None:
+    fleet = [HostSpec("hub", CONTROLLER, "192.0.2.1"), HostSpec("edge", WORKER, "192.0.2.2", connection="ssh")]
+
+    (problem,) = everything(fleet)
+
+    assert (problem.host, problem.key) == ("edge", "icosfl_runtime")
+    assert "systemd" in problem.cure
+
+
+def test_hosts_of_one_machine_have_one_runtime() -> None:
+    fleet = [HostSpec("hub", CONTROLLER, "192.0.2.1"), HostSpec("edge", WORKER, "192.0.2.1", 1, runtime="systemd")]
+
+    (problem,) = everything(fleet)
+
+    assert (problem.host, problem.key) == ("edge", "icosfl_runtime")
+    assert "hub" in problem.message
+
+
+@pytest.mark.parametrize("home", ["/srv/icosfl", "/srv/icosfl/"])
+def test_hosts_of_one_machine_do_not_share_a_directory(home: str) -> None:
+    fleet = [
+        HostSpec("hub", CONTROLLER, "192.0.2.1", home="/srv/icosfl"),
+        HostSpec("edge-1", WORKER, "192.0.2.1", 1, home=home),
+        HostSpec("edge-2", WORKER, "192.0.2.2", home="/srv/icosfl"),
+    ]
+
+    (problem,) = everything(fleet)
+
+    assert (problem.host, problem.key) == ("edge-1", "icosfl_home")
+    assert "inventory_hostname" in problem.cure
+
+
+def test_hosts_of_one_machine_do_not_share_the_names_of_their_units() -> None:
+    fleet = [
+        HostSpec("hub", CONTROLLER, "192.0.2.1", runtime="systemd", unit_prefix="icosfl"),
+        HostSpec("edge", WORKER, "192.0.2.1", 1, runtime="systemd", unit_prefix="icosfl"),
+    ]
+
+    (problem,) = everything(fleet)
+
+    assert (problem.host, problem.key) == ("edge", "icosfl_unit_prefix")
+
+
+def test_a_slot_that_is_a_neighbours_second_supernode_is_refused_and_the_free_one_named() -> None:
+    fleet = [
+        HostSpec("hub", CONTROLLER, "192.0.2.1", 0),
+        HostSpec("edge-1", WORKER, "192.0.2.1", 1, supernodes=4),
+        HostSpec("edge-2", WORKER, "192.0.2.1", 11),
+    ]
+
+    (problem,) = everything(fleet)
+
+    assert (problem.host, problem.key) == ("edge-2", "icosfl_slot")
+    assert "supernode_clientappio_2 of edge-1" in problem.message
+    assert problem.cure.endswith("icosfl_slot: 2")
+
+
+@pytest.mark.parametrize("number", [0, -1, 17, "2", True, 1.5])
+def test_a_number_of_supernodes_that_cannot_be_is_named_with_its_host(number: Any) -> None:
+    fleet = [HostSpec("hub", CONTROLLER, "192.0.2.1"), HostSpec("edge", WORKER, "192.0.2.2", supernodes=number)]
+
+    (problem,) = everything(fleet)
+
+    assert (problem.host, problem.key) == ("edge", "icosfl_supernodes")
+
+
+def test_an_override_that_meets_the_hosts_own_port_is_named() -> None:
+    fleet = [
+        HostSpec("hub", CONTROLLER, "192.0.2.1"),
+        HostSpec("edge", WORKER, "192.0.2.2", 0, {"forecast": BASES["redis"]}),
+    ]
+
+    (problem,) = everything(fleet)
+
+    assert (problem.host, problem.key) == ("edge", "icosfl_port_overrides.forecast")
+
+
+def test_a_fleet_of_no_hosts_is_refused() -> None:
+    (problem,) = everything([])
+
+    assert (problem.host, problem.key) == ("inventory", "hosts")
+
+
+def test_localhost_is_no_address_for_a_controller_with_nodes_elsewhere() -> None:
+    fleet = [HostSpec("hub", CONTROLLER, "localhost"), HostSpec("edge", WORKER, "192.0.2.1")]
+
+    (problem,) = everything(fleet)
+
+    assert (problem.host, problem.key) == ("hub", "icosfl_address")
+
+
+def test_a_variable_that_is_missing_is_told_with_a_cure() -> None:
+    (problem,) = unset_variables("edge", ["icosfl_slot"])
+
+    assert str(problem).startswith("edge: icosfl_slot: it is not set. Cure: ")
 
 
 def test_a_misspelt_variable_is_told_the_right_name() -> None:

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from icosfl.errors import InventoryError
 from icosfl.fleet.problems import HostSpec, find_problems
-from icosfl.fleet.topology import address_of, host_ports
+from icosfl.fleet.topology import address_of, host_ports, supernode_ports
 
 FACTS = yaml.safe_load((Path(__file__).parents[3] / "group_vars/all/ports.yml").read_text(encoding="utf-8"))
 BASES, STRIDE = FACTS["icosfl_ports"], FACTS["icosfl_port_stride"]
+SUPERNODE_STRIDE = FACTS["icosfl_supernode_port_stride"]
 
 CONTROLLER, WORKER = frozenset({"nodes", "controller"}), frozenset({"nodes", "workers"})
 
@@ -91,6 +92,35 @@ def test_an_override_moves_one_port_only() -> None:
 def test_a_bad_slot_or_override_is_named(slot, overrides, named) -> None:
     with pytest.raises(InventoryError, match=named):
         host_ports(BASES, STRIDE, slot, overrides)
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 16), st.integers(1, 16))
+def test_no_supernode_of_ten_slots_meets_another_service(slot, other, supernodes, others) -> None:
+    ports = list(host_ports(BASES, STRIDE, slot, {}, supernodes, SUPERNODE_STRIDE).values())
+    if slot != other:
+        ports += host_ports(BASES, STRIDE, other, {}, others, SUPERNODE_STRIDE).values()
+
+    assert len(ports) == len(set(ports))
+
+
+def test_more_supernodes_move_no_port_that_was_there() -> None:
+    one, four = host_ports(BASES, STRIDE, 2), host_ports(BASES, STRIDE, 2, {}, 4, SUPERNODE_STRIDE)
+
+    assert one.items() <= four.items()
+    assert supernode_ports(one) == supernode_ports(four)[:1]
+    assert len(supernode_ports(four)) == 4
+
+
+def test_a_further_supernodes_port_can_be_overridden() -> None:
+    ports = host_ports(BASES, STRIDE, 0, {"supernode_health_2": 20001}, 2, SUPERNODE_STRIDE)
+
+    assert supernode_ports(ports)[1] == {"clientappio": ports["supernode_clientappio"] + 1000, "health": 20001}
+
+
+@pytest.mark.parametrize(("supernodes", "stride"), [(2, 0), (2, 150), (2, 50), (2, "1000"), (0, 1000), (17, 1000)])
+def test_a_number_or_stride_of_supernodes_that_could_clash_is_refused(supernodes, stride) -> None:
+    with pytest.raises(InventoryError, match="icosfl_supernode"):
+        host_ports(BASES, STRIDE, 0, {}, supernodes, stride)
 
 
 def test_two_bases_that_could_meet_are_refused() -> None:
