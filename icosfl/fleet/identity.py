@@ -22,7 +22,7 @@ class Wanted:
 
     Args:
         directory: Where everything lies.
-        user: Who reads it; "" for whoever runs this.
+        user: The system user who reads it; "" for whoever runs this.
         name: The host's, for the request.
         tls_key: The file of the service's key; "" for none.
         certificate: The file of the certificate for that key; "" for none.
@@ -80,16 +80,21 @@ def establish(wanted: Wanted, *, dry: bool = False) -> Identity:
             found.request = keys.make_request(key, wanted.name) if key else ""
         if wanted.certificate and Path(wanted.certificate).exists():
             found.certificate = Path(wanted.certificate).read_text(encoding="utf-8")
-    except (OSError, LookupError) as error:
+    except LookupError as error:
+        raise ConfigError(f"the user {wanted.user} is missing", cure="run site.yml without --tags: it makes it") from error
+    except OSError as error:
         raise ConfigError(f"{wanted.directory}: {error}", cure="see who owns it, and the disk") from error
     return found
 
 
 def _make_directory(wanted: Wanted) -> None:
-    wanted.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if wanted.user and os.geteuid() == 0:
-        shutil.chown(wanted.directory, user=0, group=wanted.user)
-        wanted.directory.chmod(0o750)
+    """Make the directory and what is missing above it: root's, and readable for the services' user."""
+    missing = [each for each in (wanted.directory, *wanted.directory.parents) if not each.exists()]
+    for directory in reversed(missing):
+        directory.mkdir(mode=0o700)
+        if wanted.user:
+            shutil.chown(directory, group=wanted.user)
+            directory.chmod(0o750)
 
 
 def _text(wanted: Wanted, name: str, make: Callable[[], str], found: Identity, *, dry: bool) -> str:
@@ -103,7 +108,7 @@ def _text(wanted: Wanted, name: str, make: Callable[[], str], found: Identity, *
     text = make()
     number, scratch = tempfile.mkstemp(dir=wanted.directory, prefix=f".{file.name}.")  # 0600 from its first moment
     with os.fdopen(number, "w", encoding="utf-8") as stream:
-        if wanted.user and os.geteuid() == 0:
+        if wanted.user:
             shutil.chown(scratch, user=wanted.user, group=wanted.user)
         stream.write(text)
         stream.flush()

@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from icosfl.errors import ConfigError
 from icosfl.fleet.flower import Flower, KeyRevoked, Node
+
+DRAIN_POLL_SECONDS = 2.0  # a look costs two seconds of processor time
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,20 @@ def _register(flower: Flower, name: str, key: str) -> None:
             f"{name} was removed from the federation, and Flower never takes a removed key again",
             cure=f"delete the supernode keys below pki/ on {host}, then run site.yml: it makes new ones",
         ) from error
+
+
+def drain(flower: Flower, seconds: float) -> str:
+    """Wait until no run is under way, or until the time is over; returns what was found.
+
+    Raises:
+        Unavailable: the SuperLink does not answer.
+    """
+    end = time.monotonic() + seconds
+    while runs := flower.open_runs():
+        if time.monotonic() >= end:
+            return f"run {', '.join(runs)} is still under way after {seconds:g} s: it goes on without who leaves"
+        time.sleep(DRAIN_POLL_SECONDS)
+    return "no run is under way"
 
 
 def read_names(file: Path) -> dict[str, str]:

@@ -27,11 +27,12 @@ options:
   names_file:
     description: Where names and keys are kept, for Flower lists keys without names.
     type: path
-    required: true
   nodes:
     description: By host, the public keys of its SuperNodes in their order; none for a host that leaves.
     type: dict
-    required: true
+  drain_seconds:
+    description: Instead of registering, wait so long for the end of the run that is under way; then go on.
+    type: float
 author: ["the icosfl developers (@icosfl)"]
 """
 
@@ -62,24 +63,30 @@ def main() -> None:
         argument_spec={
             "flwr_home": {"type": "path", "required": True},
             "connection": {"type": "str", "required": True},
-            "names_file": {"type": "path", "required": True},
-            "nodes": {"type": "dict", "required": True},
+            "names_file": {"type": "path"},
+            "nodes": {"type": "dict"},
+            "drain_seconds": {"type": "float"},
         },
+        required_one_of=[("nodes", "drain_seconds")],
+        required_by={"nodes": "names_file"},
         supports_check_mode=True,
     )
     given = module.params
     try:
         from icosfl.errors import IcosflError, Unavailable, UserError
         from icosfl.fleet.flower import Flower
-        from icosfl.fleet.registry import carry_out
+        from icosfl.fleet.registry import carry_out, drain
     except ImportError:
         module.fail_json(msg=missing_required_lib("icosfl", reason="Cure: run site.yml first"))
     flower = Flower(Path(given["flwr_home"]), given["connection"])
     try:
+        if given["drain_seconds"] is not None:
+            said = "not waited in check mode" if module.check_mode else drain(flower, given["drain_seconds"])
+            module.exit_json(changed=False, registered=[], unregistered=[], msg=said)
         done = carry_out(flower, Path(given["names_file"]), given["nodes"], dry=module.check_mode)
     except (Unavailable, UserError) as error:
         if module.check_mode:  # the SuperLink may be what a real run would start
-            module.exit_json(changed=True, registered=sorted(given["nodes"]), unregistered=[], msg=str(error))
+            module.exit_json(changed=True, registered=sorted(given["nodes"] or {}), unregistered=[], msg=str(error))
         module.fail_json(msg=f"{error.message}. Cure: {error.cure}")
     except IcosflError as error:
         module.fail_json(msg=f"{error.message}. Cure: {error.cure}")

@@ -102,14 +102,14 @@ def test_a_supernode_that_trusts_a_foreign_ca_does_not_talk_to_this_superlink(tr
 def test_a_supernode_whose_key_nobody_registered_is_refused(trials: Trials) -> None:
     said = trials.refused("stranger", "--max-wait-time=5", key=trials.flower.identities.node_key("stranger"))
 
-    assert "Failed to activate" in said or "UNAUTHENTICATED" in said, said
+    assert "No SuperNode found with the given public key" in said
     assert trials.online() == 0
 
 
 def test_a_supernode_without_a_key_is_refused(trials: Trials) -> None:
     said = trials.refused("keyless", "--max-wait-time=5", key=None)
 
-    assert "must be registered" in said or "UNAUTHENTICATED" in said, said
+    assert "registered" in said, said
 
 
 def test_a_registered_supernode_takes_part_until_it_is_removed_and_never_again(trials: Trials) -> None:
@@ -123,7 +123,7 @@ def test_a_registered_supernode_takes_part_until_it_is_removed_and_never_again(t
         assert list(done.unregister) == ["leaver"]
         assert trials.online() == 0
     finally:
-        node.terminate()
+        node.kill()  # one that was removed while it runs does not end on SIGTERM: it tries for ever to say goodbye
         node.wait(TRIAL_SECONDS)
 
     trials.refused("leaver", "--max-wait-time=5", key=key)
