@@ -1,0 +1,53 @@
+"""Loads all that a node's services load: `python -m icosfl.warm`.
+
+The installer of a release runs it once, as the only one who may write there: what cannot be loaded on this host is
+found before the release counts, and each module's bytecode is on disk for services, which cannot write it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import distribution
+from pkgutil import iter_modules
+
+# What the interpreter borrows from the host's own libraries.
+HOST = ("bz2", "ctypes", "hashlib", "lzma", "sqlite3", "ssl", "uuid", "zlib")
+PROGRAMS = ("dataclay", "flwr", "supervisor", "uvicorn")
+STAGES = ("collect", "bridge", "store", "process", "train", "aggregate", "serve", "fleet")
+OPERATOR = {"ansible", "ansible_runner"}  # a node has none of them
+
+
+def load() -> None:
+    """Load everything; whatever cannot be loaded is an `ImportError`."""
+    for name in HOST:
+        importlib.import_module(name)
+    for program in PROGRAMS:
+        for entry in distribution(program).entry_points.select(group="console_scripts"):
+            entry.load()
+    for stage in STAGES:
+        for module in iter_modules(importlib.import_module(f"icosfl.{stage}").__path__):
+            if module.name != "__main__":
+                _load(f"icosfl.{stage}.{module.name}")
+    _train()
+
+
+def _load(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in OPERATOR:
+            raise
+
+
+def _train() -> None:
+    import torch
+
+    # optimizers load a third of torch only when one is made
+    model = torch.nn.LSTM(2, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.zeros(2, 2))[0].sum().backward()
+    optimizer.step()
+
+
+if __name__ == "__main__":
+    load()
