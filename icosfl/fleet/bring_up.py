@@ -1,16 +1,36 @@
-"""Starts services that supervisord knows and waits until each works, the lower priority numbers first."""
+"""Starts services and waits until each works, the lower priority numbers first, whichever process manager runs them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
+from typing import Protocol
 
 from icosfl.errors import RunFailed
 from icosfl.fleet.health import wait_until_healthy
+from icosfl.fleet.process_status import Status
 from icosfl.fleet.service import Service
-from icosfl.fleet.supervisor import Supervisor, last_exit, last_lines
 
 _LOG_LINES = 15
+
+
+class Manager(Protocol):
+    """What runs services: supervisord, or systemd."""
+
+    def status(self, name: str) -> Status:
+        """Return the status of a service."""
+
+    def restart(self, services: Collection[Service]) -> None:
+        """Start services by their definitions on disk, stopping those that run; does not wait for them."""
+
+    def last_exit(self, name: str) -> str:
+        """Return how a service ended last; "" when that is not known."""
+
+    def last_lines(self, name: str, count: int) -> list[str]:
+        """Return the last lines that a service wrote."""
+
+    def log_of(self, name: str) -> str:
+        """Return where to read what a service writes."""
 
 
 def by_priority(services: Iterable[Service]) -> Iterator[list[Service]]:
@@ -19,41 +39,33 @@ def by_priority(services: Iterable[Service]) -> Iterator[list[Service]]:
     return (list(group) for _, group in groupby(ordered, key=lambda service: service.priority))
 
 
-def restart(supervisor: Supervisor, services: Collection[Service]) -> None:
-    """Start services by their definitions on disk (after `reload`), stopping those that run; does not wait for them."""
-    if services:
-        supervisor.stop([service.name for service in services], max(service.stop_seconds for service in services))
-    for service in services:
-        supervisor.start(service.name)
-
-
-def repair(supervisor: Supervisor, service: Service) -> list[str]:
+def repair(manager: Manager, service: Service) -> list[str]:
     """Restart a service that runs but does not work; return its name when it was so.
 
     Raises:
         RunFailed: It does not work after that either.
     """
-    if wait_until_healthy(service.health, lambda: supervisor.status(service.name)).healthy:
+    if wait_until_healthy(service.health, lambda: manager.status(service.name)).healthy:
         return []
-    restart(supervisor, [service])
-    await_health(supervisor, service)
+    manager.restart([service])
+    await_health(manager, service)
     return [service.name]
 
 
-def await_health(supervisor: Supervisor, service: Service) -> None:
+def await_health(manager: Manager, service: Service) -> None:
     """Return when a service works.
 
     Raises:
         RunFailed: It ended, or its time is over; says why and how its log ends.
     """
-    verdict = wait_until_healthy(service.health, lambda: supervisor.status(service.name))
+    verdict = wait_until_healthy(service.health, lambda: manager.status(service.name))
     if verdict.healthy:
         return
-    layout, reason = supervisor.layout, verdict.reason
+    reason = verdict.reason
     if verdict.ended:
-        reason = f"it ended ({last_exit(layout, service.name) or reason}) while it was to start"
-    lines = "".join(f"\n    {line}" for line in last_lines(layout, service.name, _LOG_LINES)) or " nothing"
+        reason = f"it ended ({manager.last_exit(service.name) or reason}) while it was to start"
+    lines = "".join(f"\n    {line}" for line in manager.last_lines(service.name, _LOG_LINES)) or " nothing"
     raise RunFailed(
         f"service {service.name}: {reason}. Its log ends with:{lines}",
-        cure=f"correct what {layout.log(service.name)} says, then run the playbook again",
+        cure=f"correct what {manager.log_of(service.name)} says, then run the playbook again",
     )

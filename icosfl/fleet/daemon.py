@@ -42,14 +42,28 @@ def exclusive(layout: Layout) -> Iterator[None]:
     ):
         with translated(directory):
             directory.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
-    with translated(layout.supervisor):
-        layout.supervisor.chmod(_PRIVATE)
-        lock = os.open(layout.supervisor, os.O_RDONLY | os.O_CLOEXEC)
+    with locked(layout.supervisor):
+        yield
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Make a private directory, and keep other deployments that lock it away.
+
+    Raises:
+        RunFailed: Another deployment is at work on this host.
+    """
+    with translated(directory):
+        directory.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        directory.chmod(_PRIVATE)
+        lock = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunFailed(f"another deployment is at work in {layout.root}", cure="wait for it to end") from error
+            raise RunFailed(
+                f"another deployment is at work in {directory.parent}", cure="wait for it to end"
+            ) from error
         yield
     finally:
         os.close(lock)
@@ -65,8 +79,8 @@ def translated(path: Path) -> Iterator[None]:
         raise RunFailed(f"{error.filename or path}: {error.strerror}", cure=cure) from error
 
 
-def write(path: Path, text: str) -> bool:
-    """Write a private file at once or not at all, and return whether it changed."""
+def write(path: Path, text: str, *, mode: int = _PRIVATE_FILE) -> bool:
+    """Write a file at once or not at all, private unless told otherwise, and return whether it changed."""
     with translated(path):
         if path.exists() and path.read_text("utf-8") == text:
             return False
@@ -74,6 +88,7 @@ def write(path: Path, text: str) -> bool:
             try:
                 file.write(text)
                 file.flush()
+                os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
                 Path(file.name).replace(path)
             except BaseException:

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from icosfl.fleet.process_status import Status
 from icosfl.fleet.service import HealthCheck
-from icosfl.fleet.supervisor import Status
 
 _LONGEST_PROBE_SECONDS = 2.0
 _SHORTEST_PROBE_SECONDS = 0.2

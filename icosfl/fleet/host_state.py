@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from icosfl.errors import ConfigError
-from icosfl.fleet import supervised
+from icosfl.fleet import supervised, systemd
 from icosfl.fleet.definition import Layout, secrets_of
-from icosfl.fleet.files import Plan, entries_of
+from icosfl.fleet.files import Entry, Ownership, Plan, entries_of
 from icosfl.fleet.outcome import Outcome
 from icosfl.fleet.service import services_of
+from icosfl.fleet.systemd_units import UnitLayout
 
 
 def bring(arguments: Mapping[str, Any], *, check: bool, hide: Callable[[set[str]], object]) -> Outcome:
@@ -24,17 +29,52 @@ def bring(arguments: Mapping[str, Any], *, check: bool, hide: Callable[[set[str]
     Raises:
         IcosflError: Something is wrong with the arguments, or with the host.
     """
-    if arguments["runtime"] != "supervisor":
-        raise ConfigError("runtime systemd is not here yet")
-    layout, state = Layout.at(arguments["root"]), arguments["state"]
-    if state == "started":
-        services = services_of(arguments["services"], arguments["limits"])
-        hide(secrets_of(services))
-        files = Plan(arguments["root"], entries_of(arguments["root"], arguments["directories"], arguments["files"]))
-        return supervised.start(layout, services, files, check=check)
-    if state == "converged":
-        hide(secrets_of(layout.installed()))
-        return supervised.converge(layout, check=check)
-    asked = arguments["services"]
+    root, state, asked = arguments["root"], arguments["state"], arguments["services"]
     names = None if asked is None else [str(service.get("name")) for service in asked]
-    return supervised.stop(layout, names, remove=state == "absent", check=check)
+    on_systemd = arguments["runtime"] == "systemd"
+    manager: _Manager = _on_systemd(arguments) if on_systemd else _on_supervisor(root)
+    if state == "started":
+        services = services_of(asked, arguments["limits"])
+        hide(secrets_of(services))
+        entries = entries_of(root, arguments["directories"], arguments["files"])
+        owner = Ownership()
+        if on_systemd:
+            owner = _ownership(arguments["user"], check=check)
+            if all(entry.path != root for entry in entries):
+                entries = (Entry(root, 0o700, writable=False), *entries)
+        files = Plan(root, entries, owner)
+        return manager.start(services, files, check=check)
+    if state == "converged":
+        return manager.converge(check=check)
+    return manager.stop(names, remove=state == "absent", check=check)
+
+
+@dataclass(frozen=True, slots=True)
+class _Manager:
+    """The three things that a process manager can do, for one host."""
+
+    start: Callable[..., Outcome]
+    converge: Callable[..., Outcome]
+    stop: Callable[..., Outcome]
+
+
+def _on_supervisor(root: str) -> _Manager:
+    layout = Layout.at(root)
+    return _Manager(*(partial(each, layout) for each in (supervised.start, supervised.converge, supervised.stop)))
+
+
+def _on_systemd(arguments: Mapping[str, Any]) -> _Manager:
+    layout = UnitLayout.at(arguments["root"], arguments["unit_prefix"], arguments["user"] or "root")
+    return _Manager(*(partial(each, layout) for each in (systemd.start, systemd.converge, systemd.stop)))
+
+
+def _ownership(user: str, *, check: bool) -> Ownership:
+    if not user:
+        raise ConfigError("user is missing", cure="set icosfl_user to the system user of the services")
+    try:
+        found = pwd.getpwnam(user)
+    except KeyError as error:
+        if check:  # a bare host, rehearsed
+            return Ownership()
+        raise ConfigError(f"user {user} does not exist", cure="run site.yml as a whole, which makes it") from error
+    return Ownership(found.pw_uid, found.pw_gid, os.geteuid())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from icosfl.fleet.supervisor import Status
+from icosfl.fleet.process_status import Status
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ apart from a stranger's.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -45,6 +46,32 @@ def listeners(ports: Iterable[int]) -> dict[int, Listener]:
         if connection.status == psutil.CONN_LISTEN and port in wanted and (port not in found or connection.pid):
             found[port] = Listener(port, connection.pid or 0, _command(connection.pid))
     return found
+
+
+class Owner(Protocol):
+    """Tells which processes are a host's."""
+
+    def owns(self, pid: int) -> bool:
+        """Return whether a process belongs to this host."""
+
+
+class UnitFamily:
+    """The processes of one host's systemd units, told by their control groups.
+
+    Args:
+        units: The names of the units.
+    """
+
+    def __init__(self, units: Collection[str]) -> None:
+        self._units = frozenset(units)
+
+    def owns(self, pid: int) -> bool:
+        """Return whether a process belongs to one of the units."""
+        try:
+            groups = Path(f"/proc/{pid}/cgroup").read_text("utf-8")
+        except OSError:
+            return False
+        return any(not self._units.isdisjoint(line.split("/")) for line in groups.splitlines())
 
 
 class Family:
@@ -127,7 +154,7 @@ def stop_strays(strays: Iterable[psutil.Process]) -> list[str]:
     return described
 
 
-def refuse_foreign(ports: Mapping[str, int], family: Family) -> tuple[Listener, ...]:
+def refuse_foreign(ports: Mapping[str, int], family: Owner) -> tuple[Listener, ...]:
     """Refuse when any port is listened on by a process that does not belong to this host.
 
     Returns:

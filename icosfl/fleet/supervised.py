@@ -6,20 +6,19 @@ Every function first plans, and when `check` is set does nothing but return the 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
-from icosfl.errors import ConfigError
-from icosfl.fleet.bring_up import await_health, by_priority, repair, restart
+from icosfl.fleet.bring_up import await_health, by_priority, repair
 from icosfl.fleet.daemon import exclusive, forget, start_daemon, stop_daemon, translated, write
 from icosfl.fleet.definition import Layout, content_digest, masked, program_text
 from icosfl.fleet.files import Plan, changed_paths
 from icosfl.fleet.outcome import Outcome, Rewritten
 from icosfl.fleet.ports import Family, refuse_foreign, stop_strays
+from icosfl.fleet.process_status import Status
 from icosfl.fleet.service import Service
-from icosfl.fleet.supervisor import Status, Supervisor, connect
+from icosfl.fleet.supervisor import Supervisor, connect
+from icosfl.fleet.usable import refuse_unusable
 
 _DAEMON = "supervisord"
 _DAEMON_STOP_SECONDS = 30.0
@@ -91,7 +90,7 @@ def converge(layout: Layout, *, check: bool) -> Outcome:
         _free_ports(layout, supervisor, services, check=False)
         with exclusive(layout):
             for group in by_priority(services):
-                restart(supervisor, group)
+                supervisor.restart(group)
                 for service in group:
                     await_health(supervisor, service)
     return Outcome(restarted=plan.restarted, statuses=_statuses(layout, plan.restarted))
@@ -168,7 +167,7 @@ def _start(layout: Layout, services: Collection[Service], texts: Mapping[str, st
                 write(layout.description(service.name), json.dumps(service.description_dict(), indent=2) + "\n")
                 write(layout.program(service.name), texts[service.name])
             supervisor.reload()
-            restart(supervisor, [service for service in group if service.name in plan.started])
+            supervisor.restart([service for service in group if service.name in plan.started])
             for service in group:
                 if service.name in plan.started:
                     await_health(supervisor, service)
@@ -184,23 +183,6 @@ def _free_ports(layout: Layout, supervisor: Supervisor | None, services: Iterabl
     taken = refuse_foreign(ports, family) if family else ()
     if family and supervisor and not check and any(not family.descends(by.pid) for by in taken):
         stop_strays(family.strays())
-
-
-def refuse_unusable(service: Service, files: Plan) -> None:
-    """Refuse a service whose program or directory this machine has not, and will not have.
-
-    Raises:
-        ConfigError: Names the service and the key.
-    """
-    program = Path(service.command[0])
-    if program.is_absolute() and not (program.is_file() and os.access(program, os.X_OK)):
-        raise ConfigError(
-            f"service {service.name}: command: {program} is not an executable file", cure="install it before"
-        )
-    if service.directory and not Path(service.directory).is_dir() and not files.makes(service.directory):
-        raise ConfigError(
-            f"service {service.name}: directory: {service.directory} does not exist", cure="make it before"
-        )
 
 
 def _rewritten(layout: Layout, texts: Mapping[str, str]) -> Iterator[tuple[str, Rewritten]]:

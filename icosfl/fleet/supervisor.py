@@ -11,15 +11,15 @@ import re
 import socket
 import time
 import xmlrpc.client
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from icosfl.errors import RunFailed, Unavailable
 from icosfl.fleet.definition import Layout
-
-NOT_DEFINED = "NOT DEFINED"
+from icosfl.fleet.process_status import NOT_DEFINED, Status
+from icosfl.fleet.service import Service
 
 _CALL_SECONDS = 30.0
 _STOP_MARGIN_SECONDS = 15.0
@@ -28,42 +28,6 @@ _LOG_BYTES = 16_384
 
 # Fault codes of supervisord's XML-RPC (supervisor.xmlrpc.Faults).
 BAD_NAME, NO_FILE, NOT_EXECUTABLE, SPAWN_ERROR, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED = 10, 20, 21, 50, 60, 70, 90
-
-_UP = frozenset({"STARTING", "RUNNING"})
-_DOWN = frozenset({"STOPPED", "FATAL", NOT_DEFINED})
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What supervisord says about a service.
-
-    `state` is one of STOPPED STARTING RUNNING BACKOFF STOPPING EXITED FATAL UNKNOWN, or NOT DEFINED when it does not
-    know it. `pid` and `uptime_seconds` are 0 unless it is up. `reason` says why it is not, as far as supervisord
-    knows.
-    """
-
-    name: str
-    state: str
-    pid: int = 0
-    uptime_seconds: int = 0
-    reason: str = ""
-
-    @property
-    def up(self) -> bool:
-        """Whether its process lives (it may not answer yet)."""
-        return self.state in _UP
-
-    @property
-    def down(self) -> bool:
-        """Whether it has no process and will not get one by itself."""
-        return self.state in _DOWN
-
-    @classmethod
-    def of(cls, info: Mapping[str, Any]) -> Status:
-        """Read one answer of `getProcessInfo`."""
-        state, pid = str(info["statename"]), int(info["pid"])
-        uptime = max(0, int(info["now"]) - int(info["start"])) if state in _UP else 0
-        return cls(str(info["name"]), state, pid, uptime, "" if state in _UP else str(info["spawnerr"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +101,30 @@ class Supervisor:
                 cure=f"kill -9 {status.pid}",
             )
 
+    def restart(self, services: Collection[Service]) -> None:
+        """Start services by their definitions on disk (after `reload`), stopping those that run; does not wait."""
+        if services:
+            self.stop([service.name for service in services], max(service.stop_seconds for service in services))
+        for service in services:
+            self.start(service.name)
+
+    def last_exit(self, name: str) -> str:
+        """Return how a service ended last, by supervisord's log ("exit status 3"); "" when it did not."""
+        found = re.findall(
+            rf" exited: {re.escape(name)} \((.+?)(?:; (?:not )?expected)?\)$",
+            _tail(self.layout.daemon_log),
+            re.MULTILINE,
+        )
+        return str(found[-1]) if found else ""
+
+    def last_lines(self, name: str, count: int) -> list[str]:
+        """Return the last lines that a service wrote."""
+        return [line.rstrip() for line in _tail(self.layout.log(name)).splitlines() if line.strip()][-count:]
+
+    def log_of(self, name: str) -> str:
+        """Return where to read what a service writes."""
+        return str(self.layout.log(name))
+
     def shutdown(self) -> None:
         """Tell supervisord to stop every service in reverse order and to exit; does not wait."""
         self._call("supervisor.shutdown")
@@ -206,19 +194,6 @@ def poll(done: Callable[[], bool], seconds: float) -> bool:
             return False
         time.sleep(_POLL_SECONDS)
     return True
-
-
-def last_exit(layout: Layout, name: str) -> str:
-    """Return how a service ended last, by supervisord's log ("exit status 3"); "" when it did not."""
-    found = re.findall(
-        rf" exited: {re.escape(name)} \((.+?)(?:; (?:not )?expected)?\)$", _tail(layout.daemon_log), re.MULTILINE
-    )
-    return str(found[-1]) if found else ""
-
-
-def last_lines(layout: Layout, name: str, count: int) -> list[str]:
-    """Return the last lines that a service wrote."""
-    return [line.rstrip() for line in _tail(layout.log(name)).splitlines() if line.strip()][-count:]
 
 
 def _tail(path: Any) -> str:

@@ -7,8 +7,8 @@ import pytest
 
 from icosfl.fleet import health
 from icosfl.fleet.health import wait_until_healthy
+from icosfl.fleet.process_status import Status
 from icosfl.fleet.service import HealthCheck
-from icosfl.fleet.supervisor import Status
 
 HTTP = HealthCheck("http", "127.0.0.1", 8080, "/", "", 0.5)
 PROCESS = HealthCheck("process", "", 0, "/", "", 0.5)

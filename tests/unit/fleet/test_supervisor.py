@@ -7,7 +7,8 @@ from supervisor.xmlrpc import Faults
 
 from icosfl.fleet import supervisor
 from icosfl.fleet.definition import Layout
-from icosfl.fleet.supervisor import Status, connect, last_exit, last_lines, running_pid
+from icosfl.fleet.process_status import Status
+from icosfl.fleet.supervisor import Supervisor, connect, running_pid
 
 UP = {"name": "demo", "statename": "RUNNING", "pid": 41, "start": 100, "now": 160, "spawnerr": "", "exitstatus": 0}
 
@@ -49,16 +50,16 @@ def test_last_exit_is_read_for_the_service_alone(layout: Layout) -> None:
         "2026-01-01 00:00:02,000 INFO exited: demo_two (exit status 0; expected)\n"
     )
 
-    assert last_exit(layout, "demo") == "terminated by SIGKILL"
-    assert last_exit(layout, "demo_two") == "exit status 0"
-    assert last_exit(layout, "other") == ""
+    assert Supervisor(layout).last_exit("demo") == "terminated by SIGKILL"
+    assert Supervisor(layout).last_exit("demo_two") == "exit status 0"
+    assert Supervisor(layout).last_exit("other") == ""
 
 
 def test_last_lines_leave_out_what_is_empty(layout: Layout) -> None:
     layout.log("demo").write_text("one\n\ntwo\nthree\n")
 
-    assert last_lines(layout, "demo", 2) == ["two", "three"]
-    assert last_lines(layout, "silent", 2) == []
+    assert Supervisor(layout).last_lines("demo", 2) == ["two", "three"]
+    assert Supervisor(layout).last_lines("silent", 2) == []
 
 
 def test_no_supervisord_is_none(layout: Layout) -> None:
