@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from icosfl.fleet.probe import MARK
+from icosfl.fleet.probe import MARK, NOT_WRITABLE
 from icosfl.fleet.topology import Problem
 from icosfl.fleet.unreachable import cause_of
 
@@ -30,6 +30,7 @@ _START = (
     f"sys.version_info < {OLDEST_PYTHON} and sys.exit('{_TOO_OLD} %d.%d' % sys.version_info[:2]); "
     "exec(sys.stdin.read())"
 )
+_NOISE = re.compile(r"Data could not be sent to remote host .*?over ssh: ", re.IGNORECASE | re.DOTALL)
 _LATE_SUDO = re.compile(r"waiting for privilege escalation")
 
 
@@ -143,6 +144,7 @@ def unreachable(message: str, host: str, address: str, *, connected: bool) -> Pr
         address: Where it is reached.
         connected: Whether the connection itself came about.
     """
+    message = _NOISE.sub("", message)
     if _LATE_SUDO.search(message):
         cure = "try `sudo -n true` there; where it hangs, its own name is often missing in /etc/hosts"
         return Problem(host, "sudo", "its sudo does not answer", cure)
@@ -195,8 +197,9 @@ def _clock(found: Mapping[str, Any], asked: Asked, wanted: Wanted) -> Iterator[_
     error = clock_error(found["time"], asked.start, asked.end)
     if abs(error) > wanted.clock_tolerance_seconds:
         way = "ahead of" if error > 0 else "behind"
-        message = f"its clock is {abs(error):.0f} s {way} ours, at most {wanted.clock_tolerance_seconds:g} s are well"
-        yield "clock", message, "synchronise both clocks (NTP)"
+        most = f"at most {wanted.clock_tolerance_seconds:g} s are well"
+        cure = "synchronise both clocks (NTP)"
+        yield "clock", f"its clock is at least {abs(error):.0f} s {way} ours, {most}", cure
 
 
 def _room(found: Mapping[str, Any], wanted: Wanted) -> Iterator[_Fault]:
@@ -207,6 +210,8 @@ def _room(found: Mapping[str, Any], wanted: Wanted) -> Iterator[_Fault]:
     places: dict[int, Mapping[str, Any]] = {}
     for place, there in zip(wanted.places, found["places"], strict=True):
         if there["trouble"]:
+            if there["trouble"] == NOT_WRITABLE and wanted.runtime == "systemd":
+                continue  # we are not root, which has been told
             yield "disk", f"{there['above']} is {there['trouble']}", f"see to it, or lay {place.path} elsewhere"
             continue
         needed[there["device"]] += min(RUNNING_DISK_MB, place.needed_mb) if there["filled"] else place.needed_mb

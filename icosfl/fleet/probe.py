@@ -17,6 +17,7 @@ from typing import Any
 
 MARK = "icosfl-probe:"
 PROC = "/proc"
+NOT_WRITABLE = "not writable for us"
 
 _LISTENS = "0A"  # TCP_LISTEN
 _COMMAND_CHARACTERS = 120
@@ -66,7 +67,7 @@ def place(path: str, marker: str) -> dict[str, Any]:
     if not trouble and system.f_flag & os.ST_RDONLY:
         trouble = "on a file system that can only be read"
     elif not trouble and not os.access(above, os.W_OK):
-        trouble = "not writable for us"
+        trouble = NOT_WRITABLE
     return {
         "path": path,
         "above": above,

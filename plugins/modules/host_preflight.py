@@ -94,9 +94,8 @@ found:
     - Also in C(ansible_facts.host_found).
   type: dict
   returned: success
-problems:
-  description: What is wrong, each with V(host), V(key), V(message) and V(cure).
-  type: list
-  elements: dict
+msg:
+  description: What is wrong, a line each - host, key, cause and cure.
+  type: str
   returned: failure
 """
