@@ -1,6 +1,6 @@
 """Installs releases from bundles on a host, switches between them, and takes old ones away.
 
-    <install_dir>/releases/<id>/    python/ venv/ app/ manifest.json, and release.json once all of it works
+    <install_dir>/releases/<id>/    python/ venv/ app/, and release.json once all of it works
     <install_dir>/current           -> releases/<id>, switched in one step
 
 A directory without `release.json` does not count, and the next install throws it away: whatever kills an install is

@@ -1,0 +1,69 @@
+"""Asks a host for a release in one call, and ships the bundle only to one that lacks it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from icosfl.fleet.bundle_archive import BundleRefused, read_bundle
+
+
+class ActionModule(ActionBase):
+    """Runs the module `release`; a second time with the bundle where the host lacks it."""
+
+    TRANSFERS_FILES = True
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return what the module says."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        arguments = {**self._task.args, "host": self._task.args.get("host") or (task_vars or {})["inventory_hostname"]}
+        with self._alone(task_vars or {}):
+            result |= self._ask(arguments, task_vars)
+            if result.get("failed") or not result.get("lacking") or self._task.check_mode:
+                return result
+            return result | self._ship(arguments, result, task_vars)
+
+    def _ask(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        done: dict[str, Any] = self._execute_module("release", arguments, task_vars=task_vars)
+        return done
+
+    def _ship(
+        self, arguments: dict[str, Any], found: dict[str, Any], task_vars: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        host, bundle = arguments["host"], arguments.get("bundle", "")
+        if not bundle:
+            there = ", ".join(found["installed"]) or "none"
+            raise AnsibleActionFail(
+                f"{host}: release {arguments.get('id')} is not installed (there: {there}), and the control node has "
+                "no bundle of it. Cure: name a release that is there, or leave icosfl_release empty for the newest"
+            )
+        try:  # a damaged bundle must not reach any host
+            read_bundle(Path(bundle), public_key=arguments.get("public_key", ""), sha256=arguments.get("sha256", ""))
+        except BundleRefused as error:
+            raise AnsibleActionFail(f"{host}: {error.cause}. Cure: {error.cure}") from error
+        directory = self._make_tmp_path()
+        try:
+            remote = self._connection._shell.join_path(directory, "bundle.tar")
+            self._transfer_file(bundle, remote)
+            self._fixup_perms2((directory, remote))
+            return self._ask({**arguments, "shipped": remote}, task_vars)
+        finally:
+            self._remove_tmp_path(directory)
+
+    @contextmanager
+    def _alone(self, task_vars: dict[str, Any]) -> Iterator[None]:
+        """Let logical hosts of one machine ask one after the other: the first ships for all."""
+        address = str(task_vars.get("ansible_host") or task_vars["inventory_hostname"])
+        name = hashlib.sha256(f"{address}:{self._task.args.get('install_dir')}".encode()).hexdigest()[:16]
+        with (Path(tempfile.gettempdir()) / f"icosfl-release-{name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,1 @@
+../../icosfl/fleet/bundle_install.py
