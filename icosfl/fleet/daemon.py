@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import getpass
 import os
 import shutil
@@ -16,11 +14,10 @@ from pathlib import Path
 
 from icosfl.errors import RunFailed, Unavailable
 from icosfl.fleet.definition import Layout, daemon_text
+from icosfl.fleet.guarded import PRIVATE, locked, translated, write
 from icosfl.fleet.supervisor import Supervisor, connect, poll
 
 _START_SECONDS = 30.0
-_PRIVATE = 0o700
-_PRIVATE_FILE = 0o600
 # All that services get from the one who deploys them; what else they need stands in their description.
 _KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ")
 _LOCALE = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
@@ -41,60 +38,9 @@ def exclusive(layout: Layout) -> Iterator[None]:
         layout.description("x").parent,
     ):
         with translated(directory):
-            directory.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+            directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
     with locked(layout.supervisor):
         yield
-
-
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Make a private directory, and keep other deployments that lock it away.
-
-    Raises:
-        RunFailed: Another deployment is at work on this host.
-    """
-    with translated(directory):
-        directory.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
-        directory.chmod(_PRIVATE)
-        lock = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunFailed(
-                f"another deployment is at work in {directory.parent}", cure="wait for it to end"
-            ) from error
-        yield
-    finally:
-        os.close(lock)
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses into an error that names the path."""
-    try:
-        yield
-    except OSError as error:
-        cure = "free some space" if error.errno == errno.ENOSPC else "make it writable for the user who deploys"
-        raise RunFailed(f"{error.filename or path}: {error.strerror}", cure=cure) from error
-
-
-def write(path: Path, text: str, *, mode: int = _PRIVATE_FILE) -> bool:
-    """Write a file at once or not at all, private unless told otherwise, and return whether it changed."""
-    with translated(path):
-        if path.exists() and path.read_text("utf-8") == text:
-            return False
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".new-", delete=False) as file:
-            try:
-                file.write(text)
-                file.flush()
-                os.fchmod(file.fileno(), mode)
-                os.fsync(file.fileno())
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-    return True
 
 
 def start_daemon(layout: Layout) -> Supervisor:

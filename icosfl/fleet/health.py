@@ -1,7 +1,7 @@
 """Asks services whether they work, once or until they do; a wait always ends, with the last reason.
 
-Heavy clients are loaded only for the check that needs them, and Redis is asked by its own one-line protocol: the
-Ansible modules that wait here are started many times in one run of a playbook.
+No heavy client is loaded as long as nothing fails, gRPC and Redis are asked by a few lines of their own: the Ansible
+modules that wait here are started many times, and the watchdog for ever.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from icosfl.fleet.grpc_health import serving_status
 from icosfl.fleet.process_status import Status
 from icosfl.fleet.service import HealthCheck
 
@@ -93,7 +94,15 @@ def _http(check: HealthCheck, timeout_seconds: float) -> str:
 
 
 def _grpc(check: HealthCheck, timeout_seconds: float) -> str:
-    import grpc  # a third of a module call's time: only services with gRPC pay for it
+    status = serving_status(check.host, check.port, check.service, timeout_seconds)
+    if status:
+        return "" if status == "SERVING" else f"{check.address}: gRPC health: {status}"
+    return _grpc_refusal(check, timeout_seconds)
+
+
+def _grpc_refusal(check: HealthCheck, timeout_seconds: float) -> str:
+    """Ask a server that refuses the question once more, with a client that understands why."""
+    import grpc  # a third of a second of processor time: only who must explain a refusal pays for it
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     # The process-wide pool of connections would remember failures, and a proxy in the environment has no business on
@@ -106,12 +115,8 @@ def _grpc(check: HealthCheck, timeout_seconds: float) -> str:
             )
         except grpc.RpcError as error:
             return f"{check.address}: gRPC health: {error.code().name} {error.details()}"
-    serving = answer.status == health_pb2.HealthCheckResponse.SERVING
-    return (
-        ""
-        if serving
-        else f"{check.address}: gRPC health: {health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)}"
-    )
+    named = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    return "" if named == "SERVING" else f"{check.address}: gRPC health: {named}"
 
 
 def _tcp(check: HealthCheck, timeout_seconds: float) -> str:

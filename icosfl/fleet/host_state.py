@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from icosfl.errors import ConfigError
@@ -14,7 +15,7 @@ from icosfl.fleet import supervised, systemd
 from icosfl.fleet.definition import Layout, secrets_of
 from icosfl.fleet.files import Entry, Ownership, Plan, entries_of
 from icosfl.fleet.outcome import Outcome
-from icosfl.fleet.service import services_of
+from icosfl.fleet.service import Service, services_of
 from icosfl.fleet.systemd_units import UnitLayout
 
 
@@ -36,7 +37,7 @@ def bring(arguments: Mapping[str, Any], *, check: bool, hide: Callable[[set[str]
     if state == "started":
         services = services_of(asked, arguments["limits"])
         hide(secrets_of(services))
-        entries = entries_of(root, arguments["directories"], arguments["files"])
+        entries = entries_of(root, [*arguments["directories"], *_written(arguments, services)], arguments["files"])
         owner = Ownership()
         if on_systemd:
             owner = _ownership(arguments["user"], check=check)
@@ -47,6 +48,13 @@ def bring(arguments: Mapping[str, Any], *, check: bool, hide: Callable[[set[str]
     if state == "converged":
         return manager.converge(check=check)
     return manager.stop(names, remove=state == "absent", check=check)
+
+
+def _written(arguments: Mapping[str, Any], services: Iterable[Service]) -> list[dict[str, Any]]:
+    """Return the directories that services write and no role describes: they are there before the services are."""
+    root, described = arguments["root"], {each.get("path") for each in arguments["directories"]}
+    wanted = {path for service in services for path in service.writes} - described
+    return [{"path": path} for path in sorted(wanted) if Path(path).is_relative_to(root)]
 
 
 @dataclass(frozen=True, slots=True)

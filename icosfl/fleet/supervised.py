@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from icosfl.fleet.bring_up import await_health, by_priority, repair
-from icosfl.fleet.daemon import exclusive, forget, start_daemon, stop_daemon, translated, write
+from icosfl.fleet.daemon import exclusive, forget, start_daemon, stop_daemon
 from icosfl.fleet.definition import Layout, content_digest, masked, program_text
 from icosfl.fleet.files import Plan, changed_paths
+from icosfl.fleet.guarded import translated, write
 from icosfl.fleet.outcome import Outcome, Rewritten
 from icosfl.fleet.ports import Family, refuse_foreign, stop_strays
 from icosfl.fleet.process_status import Status

@@ -5,21 +5,22 @@ Every function first plans, and when `check` is set does nothing but return the 
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from icosfl.fleet.bring_up import await_health, by_priority, repair
-from icosfl.fleet.daemon import locked, translated, write
 from icosfl.fleet.definition import content_digest
 from icosfl.fleet.files import Plan, changed_paths
+from icosfl.fleet.guarded import locked, translated, write
 from icosfl.fleet.health import probe
 from icosfl.fleet.outcome import Outcome, Rewritten
 from icosfl.fleet.ports import UnitFamily, refuse_foreign
 from icosfl.fleet.process_status import Status
-from icosfl.fleet.service import Service
+from icosfl.fleet.service import Limits, Service
 from icosfl.fleet.systemctl import Systemd, now
 from icosfl.fleet.systemd_units import (
     Record,
@@ -27,7 +28,6 @@ from icosfl.fleet.systemd_units import (
     host_texts,
     marked,
     refuse_stranger,
-    service_digest,
     service_text,
 )
 from icosfl.fleet.usable import refuse_unusable
@@ -183,9 +183,7 @@ def statuses(layout: UnitLayout) -> dict[str, Status] | None:
 
 def _wanted(layout: UnitLayout, services: Collection[Service], files: Plan, version: int, *, check: bool) -> _Wanted:
     digests = {
-        service.name: service_digest(
-            service, layout, version, content_digest(service, files.contents, missing_ok=check)
-        )
+        service.name: _digest(service, layout, version, content_digest(service, files.contents, missing_ok=check))
         for service in services
     }
     texts = {
@@ -194,6 +192,12 @@ def _wanted(layout: UnitLayout, services: Collection[Service], files: Plan, vers
     own = host_texts(layout, sys.executable)
     links = (*texts, layout.target, f"{layout.health}.timer")
     return _Wanted(digests, {**own, **texts}, links)
+
+
+def _digest(service: Service, layout: UnitLayout, version: int, content: str) -> str:
+    """Return the digest of all that calls for a restart when it changes; `content` is that of description and files."""
+    text = service_text(replace(service, limits=Limits()), layout, version, content)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _plan_start(

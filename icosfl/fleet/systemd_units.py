@@ -6,11 +6,10 @@ and devices, and of the host's own root only what the description names: so no s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from icosfl.errors import ConfigError
@@ -250,12 +249,6 @@ class Record:
     def outdates(self, boot: str, started: int) -> bool:
         """Return whether a process that started then, in microseconds, runs by an older definition."""
         return self.boot == boot and 0 < started <= self.since
-
-
-def service_digest(service: Service, layout: UnitLayout, version: int, content: str) -> str:
-    """Return the digest of all that calls for a restart when it changes; `content` is that of description and files."""
-    text = service_text(replace(service, limits=Limits()), layout, version, content)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def service_text(service: Service, layout: UnitLayout, version: int, digest: str) -> str:

@@ -89,7 +89,7 @@ options:
         V(port); http may have V(path), grpc V(service).
       - A changed description, or changed contents of one of V(files), calls for a restart.
       - Under systemd a service sees nothing of O(root) but V(files) and V(reads), which it may read, and V(writes),
-        which it may write. V(needs) names the services of O(root) that start before it. V(sees_host) lets it look at
+        which it may write; they are made when no role describes them. V(needs) names the services of O(root) that start before it. V(sees_host) lets it look at
         the whole machine.
       - With O(state=stopped) and O(state=absent) only the names count; without O(services) all services of O(root)
         are meant.
