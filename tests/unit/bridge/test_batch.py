@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 from google.protobuf.json_format import ParseDict
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
@@ -134,7 +134,6 @@ def count_points(request: ExportMetricsServiceRequest) -> int:
     )
 
 
-@settings(max_examples=300)
 @given(request=requests, tolerance=st.integers(0, 20))
 def test_every_point_of_any_request_is_stored_or_dropped_for_a_reason(
     request: ExportMetricsServiceRequest, tolerance: int
@@ -146,7 +145,6 @@ def test_every_point_of_any_request_is_stored_or_dropped_for_a_reason(
     assert bool(explain(batch)) == (batch.rejected > 0)
 
 
-@settings(max_examples=300)
 @given(request=requests, tolerance=st.integers(0, 20))
 def test_every_row_of_any_request_can_be_stored(request: ExportMetricsServiceRequest, tolerance: int) -> None:
     rows = read(request, tolerance).rows

@@ -83,12 +83,13 @@ def test_a_bridge_that_is_away_does_not_stop_the_samples_and_leaves_a_backlog(co
     assert "2 samples could not be handed to the bridge" in caplog.text
 
 
-def test_another_exporter_can_be_scraped_instead(config, recorder, site) -> None:
+def test_another_exporter_can_be_scraped_instead(config, recorder, site, wait_until) -> None:
     site.body = b"# TYPE node_load1 gauge\nnode_load1 0.5\nnode_other 3\n"
 
     with CollectService(replace(config, source="scrape", scrape_url=site.url, scrape_keep="node_load1")) as service:
         service.run(turns(1))
         text = page(service)
+        wait_until(lambda: recorder.requests)  # the end waits only a moment for the bridge
 
     assert names(recorder) == [{"node_load1"}]
     assert "node_load1 0.5" in text
