@@ -14,6 +14,7 @@ from icosfl.errors import IcosflError, NotReady, UserError
 from icosfl.fleet.session import DEFAULT_INVENTORY, Session
 
 NEW_MODEL_SECONDS = 30.0
+NEW_MODEL_LOOKS = (0.5, 3.0)  # seconds between two looks at this machine, and over SSH
 INTERRUPTED = 130
 LEFT_OUT = "no rule asks for their columns, or a later value of the same row took their place"
 NEXT = "next: icosfl status, icosfl watch, icosfl train, icosfl forecast"
@@ -116,7 +117,8 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train the global model in one federated run, and show what it is worth on every node."""
-    from icosfl.fleet.outlook import ask_all, await_new_models
+    from icosfl.fleet.everywhere import ask_all, seconds_between_looks
+    from icosfl.fleet.outlook import await_new_models
     from icosfl.fleet.rounds import parse_overrides
     from icosfl.fleet.screens import skill_note, skill_screen
 
@@ -124,12 +126,14 @@ def train(
     fleet = session.fleet()
     overrides = parse_overrides(config or [], None)
     variables = {"icosfl_training": {**fleet.hosts[0].training, **overrides}} if overrides else {}
-    before = {each.host: each.digest for each in ask_all(fleet)}
+    with session.screen.status("asking every node for its model"):
+        before = {each.host: each.digest for each in ask_all(fleet)}
     result = session.run("train", variables)
     if result.status != "ok":
         _leave(session.tell(result))
     with session.screen.status("waiting for every node to measure the new model"):
-        found = await_new_models(lambda: ask_all(fleet), before, NEW_MODEL_SECONDS)
+        every = seconds_between_looks(fleet.hosts, *NEW_MODEL_LOOKS)
+        found = await_new_models(lambda: ask_all(fleet), before, NEW_MODEL_SECONDS, every=every)
     code = session.tell(result, nodes=found)
     session.screen.print(skill_screen(found), skill_note(), sep="\n")
     _leave(code)
@@ -143,12 +147,14 @@ def forecast(
     as_json: JsonOption = False,
 ) -> None:
     """Show what every node forecasts, how sure it is, and whether it beats simple forecasts."""
-    from icosfl.fleet.outlook import ask
+    from icosfl.fleet.everywhere import ask_all
     from icosfl.fleet.screens import forecast_screen, skill_note, where_to_look
 
     session = _session(context, inventory, as_json)
-    hosts = session.hosts(host)
-    found = [ask(each) for each in hosts]
+    fleet = session.fleet()
+    hosts = session.hosts(host, fleet)
+    with session.screen.status("asking every node"):
+        found = ask_all(fleet, hosts)
     if session.as_json:
         session.print_json({"nodes": found})
     for each in found:
@@ -160,11 +166,13 @@ def forecast(
 @app.command()
 def status(context: typer.Context, inventory: InventoryOption = None, as_json: JsonOption = False) -> None:
     """Show what really runs: every service of every host, its store and its model. Exit code 0 means all is green."""
+    from icosfl.fleet.everywhere import look
     from icosfl.fleet.screens import status_screen
-    from icosfl.fleet.status import look
 
     session = _session(context, inventory, as_json)
-    found = look(session.fleet())
+    fleet = session.fleet()
+    with session.screen.status("asking every host"):
+        found = look(fleet)
     if session.as_json:
         session.print_json(found)
     session.screen.print(status_screen(found))
@@ -181,19 +189,25 @@ def watch(  # noqa: PLR0913, PLR0917 (each option is an argument)
             "--timeout", min=0, help="End after so many seconds; with --until-ready by default by what is needed."
         ),
     ] = None,
-    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = 1.0,
+    every: Annotated[
+        float | None,
+        typer.Option("--every", min=0.1, help="Seconds between two looks; by default 1, and 10 for hosts over SSH."),
+    ] = None,
     inventory: InventoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Watch rows arrive: how many each node has, its newest values, whether it can train."""
-    from icosfl.fleet.watch import Patience, Watch, readings
+    from icosfl.fleet.everywhere import Watch, seconds_between_looks
+    from icosfl.fleet.watch import Patience, readings
 
     session = _session(context, inventory, as_json)
-    with Watch(session.fleet()) as nodes:
+    fleet = session.fleet()
+    with Watch(fleet) as nodes:
         if until_ready and timeout is None:
             timeout = nodes.patience_seconds()
         try:
-            session.follow(readings(nodes.read, Patience(every, until_ready, timeout)))
+            patience = Patience(every or seconds_between_looks(fleet.hosts), until_ready, timeout)
+            session.follow(readings(nodes.read, patience))
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED if until_ready else 0) from None
 

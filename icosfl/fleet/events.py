@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from icosfl.fleet.unreachable import NO_RELEASE, cause_of, lacks_release
+
 Outcome = Literal["ok", "changed", "skipped", "failed", "unreachable"]
 
 HIDDEN = "the result is hidden, because the task handles secrets"
@@ -20,17 +22,22 @@ _CURE_IN_MESSAGE = re.compile(r"^(?P<message>.+?)\s*\((?:cure: )?(?P<cure>[^()]*
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _SPEAKING_ACTIONS = ("ansible.builtin.debug", "debug")
 _PROVING_ACTIONS = ("hop",)  # whose answers are lines for a person
+_REPORTING_ACTIONS = ("node_report",)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a host stopped: in which task, with which message, and what cures it ("" when the task does not say)."""
+    """Why a host stopped: in which task, with which message, and what cures it ("" when the task does not say).
+
+    `kind` tells that Ansible could not even work there: it had no access, or the host has no release.
+    """
 
     host: str
     play: str
     task: str
     message: str
     cure: str = ""
+    kind: Literal["", "no access", "no release"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +56,18 @@ class TaskStarted:
 
 @dataclass(frozen=True, slots=True)
 class HostDone:
-    """A host finished a task; `lines` are what the task says to a person, `ignored` a failure that may happen."""
+    """A host finished a task.
+
+    `lines` are what the task says to a person, `ignored` a failure that may happen, `report` what the host was asked
+    for by the module node_report.
+    """
 
     host: str
     outcome: Outcome
     lines: tuple[str, ...] = ()
     failure: Failure | None = None
     ignored: bool = False
+    report: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +129,26 @@ def interpret(event: Mapping[str, Any]) -> Step | None:
 def _host_done(outcome: Outcome, data: Mapping[str, Any], action: str) -> HostDone:
     host, result = str(data.get("host", "")), data.get("res") or {}
     if outcome in {"failed", "unreachable"}:
-        message, cure = explain(result)
-        failure = Failure(host, str(data.get("play", "")), str(data.get("task", "")), message, cure)
+        where = (host, str(data.get("play", "")), str(data.get("task", "")))
+        failure = _no_work(where, result, unreachable=outcome == "unreachable") or Failure(*where, *explain(result))
         return HostDone(host, outcome, failure=failure, ignored=bool(data.get("ignore_errors")))
     if outcome == "ok":
         outcome = "changed" if result.get("changed") else "ok"
         looped = "results" in result  # its items have spoken already
-        return HostDone(host, outcome, () if looped else tuple(_lines(data, action)))
+        report = result.get("report") if action in _REPORTING_ACTIONS else None
+        return HostDone(host, outcome, () if looped else tuple(_lines(data, action)), report=report)
     return HostDone(host, outcome)
+
+
+def _no_work(where: tuple[str, str, str], result: Mapping[str, Any], *, unreachable: bool) -> Failure | None:
+    """The failure of a host on which Ansible could not work, in our words; None when it could, or nobody knows."""
+    text = "\n".join(str(result.get(key) or "") for key in ("msg", "module_stderr", "module_stdout"))
+    cause, cure = cause_of(text, unreachable=unreachable)
+    if cause:
+        return Failure(*where, cause, cure, "no access")
+    if lacks_release(text, result.get("rc")):
+        return Failure(*where, NO_RELEASE, "icosfl up", "no release")
+    return None
 
 
 def explain(result: Mapping[str, Any]) -> tuple[str, str]:

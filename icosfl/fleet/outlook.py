@@ -1,15 +1,13 @@
-"""What every node's forecast service says, for people and programs that look at the whole fleet."""
+"""What a node's forecast service says, for people and programs that look at the whole fleet."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from icosfl.errors import IcosflError
-from icosfl.fleet.inventory import Fleet, Host
-from icosfl.fleet.status import ELSEWHERE
+from icosfl.fleet.place import Place
 from icosfl.serve.client import read_forecast, read_readiness
 from icosfl.serve.values import ForecastPage, StoreState
 
@@ -39,30 +37,23 @@ class Outlook:
         return self.page.model.digest if self.page is not None and self.page.model is not None else ""
 
 
-def ask(host: Host) -> Outlook:
-    """Ask one node; one that does not answer is told with the reason."""
-    if not host.is_local:
-        return Outlook(host.name, None, None, ELSEWHERE)
+def ask(place: Place) -> Outlook:
+    """Ask a node of this machine; one that does not answer is told with the reason."""
     try:
-        page = read_forecast(host.endpoint("forecast"), ASK_SECONDS)
-        store = read_readiness(host.endpoint("forecast"), ASK_SECONDS).store
+        page = read_forecast(place.forecast, ASK_SECONDS)
+        store = read_readiness(place.forecast, ASK_SECONDS).store
     except IcosflError as error:
-        return Outlook(host.name, None, None, str(error))
+        return Outlook(place.name, None, None, str(error))
     problem = "" if page.forecasts else "; ".join(page.reasons) or "it has no forecasts and does not say why"
-    return Outlook(host.name, page, store, problem)
+    return Outlook(place.name, page, store, problem)
 
 
-def ask_all(fleet: Fleet) -> tuple[Outlook, ...]:
-    """Ask every node of the fleet at the same time."""
-    with ThreadPoolExecutor(max_workers=max(len(fleet.hosts), 1)) as pool:
-        return tuple(pool.map(ask, fleet.hosts))
-
-
-def await_new_models(
+def await_new_models(  # noqa: PLR0913 (the last two are for tests)
     look: Callable[[], tuple[Outlook, ...]],
     before: Mapping[str, str],
     timeout: float,
     *,
+    every: float = POLL_SECONDS,
     wait: Callable[[float], object] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Outlook, ...]:
@@ -72,6 +63,7 @@ def await_new_models(
         look: Asks every node.
         before: The digest of each node's model before the run.
         timeout: Seconds.
+        every: Seconds between two looks.
         wait: Waits so many seconds.
         clock: Seconds that only ascend.
 
@@ -84,4 +76,4 @@ def await_new_models(
         old = [each for each in found if each.page is not None and each.digest in {"", before.get(each.host, "")}]
         if not old or clock() >= deadline:
             return found
-        wait(POLL_SECONDS)
+        wait(every)

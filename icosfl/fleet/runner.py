@@ -17,8 +17,8 @@ from typing import IO, Any, Literal, Protocol
 
 from icosfl.config import search_path
 from icosfl.errors import RunFailed
-from icosfl.fleet.daemon import translated
 from icosfl.fleet.events import Failure, HostRecap, Step, Tally, interpret, strip_colour
+from icosfl.fleet.guarded import translated
 from icosfl.fleet.interrupts import Interrupts
 from icosfl.fleet.inventory import environment_of
 
@@ -212,7 +212,7 @@ def _log_file(playbook: Playbook) -> Path:
     with translated(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for old in sorted(folder.glob(f"{playbook.name}-*.log"))[: -(LOGS_KEPT - 1)]:
-            old.unlink()
+            old.unlink(missing_ok=True)  # another command may tidy up, too
     return folder / f"{playbook.name}-{stamp}.log"
 
 

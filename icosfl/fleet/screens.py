@@ -68,13 +68,14 @@ def status_screen(status: FleetStatus) -> RenderableType:
 
 
 def _host(host: HostStatus) -> Iterator[RenderableType]:
-    colour = "green" if host.green else "yellow" if host.condition == "unreachable from here" else "bold red"
+    colour = "green" if host.green else "bold red"
     stopped = host.reason if not any(service.pid for service in host.services) else ""
     told = host.reason if host.condition == "no new rows" else stopped
     note = Text(told, style="dim") if host.services and told else _node(host.readiness)
     yield Text.assemble((host.host, "bold"), "  ", (host.condition, colour), "  ", note)
     if not host.services:
-        yield Text(f"  {host.reason}\n", style="dim")
+        yield Text(f"  {host.reason}", style="dim")
+        yield Text(f"  cure: {host.cure}\n" if host.cure else "", style="cyan")
         return
     table = _grid("  service", "state", "pid>", "up>", "ports", "")
     for service in host.services:

@@ -74,14 +74,14 @@ class Session:
 
         return load_fleet(*self.place())
 
-    def hosts(self, name: str | None) -> tuple[Host, ...]:
-        """The host called `name`, or all of them.
+    def hosts(self, name: str | None, fleet: Fleet | None = None) -> tuple[Host, ...]:
+        """The host called `name`, or all of them; the fleet is read unless it is given.
 
         Raises:
             InventoryError: a host, group or variable is wrong.
             UserError: no host is called so.
         """
-        hosts = self.fleet().hosts
+        hosts = (fleet or self.fleet()).hosts
         chosen = tuple(host for host in hosts if name is None or host.name == name)
         if not chosen:
             known = ", ".join(host.name for host in hosts)

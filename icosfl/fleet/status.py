@@ -1,34 +1,35 @@
-"""The inventory joined with what really runs: each host's services, its store and its model.
+"""The inventory joined with what really runs on a host: its services, its store and its model.
 
-Hosts of this machine are asked directly: their supervisord over its socket, each service by its own health check, the
-forecast service over HTTP. Other machines are not reachable without SSH, and said so.
+Asked on the host itself: its process manager, each service by its own health check, the forecast service over HTTP.
+`icosfl.fleet.everywhere` asks whole fleets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from icosfl.errors import IcosflError
+from icosfl.fleet import systemd
 from icosfl.fleet.definition import Layout
 from icosfl.fleet.health import probe
-from icosfl.fleet.inventory import Fleet, Host
-from icosfl.fleet.planned import planned_services, read_plan
+from icosfl.fleet.place import Place
+from icosfl.fleet.process_status import Status
 from icosfl.fleet.service import Service
-from icosfl.fleet.supervisor import Status, connect
+from icosfl.fleet.supervisor import connect
+from icosfl.fleet.systemctl import Systemd
+from icosfl.fleet.systemd_units import UnitLayout
 from icosfl.serve.client import read_readiness
 from icosfl.serve.values import Readiness
 
-Condition = Literal["green", "down", "no new rows", "not deployed", "unreachable from here"]
+Condition = Literal["green", "down", "no new rows", "not deployed", "unreachable"]
 
-RUNNING = "RUNNING"
+RUNNING, STOPPED = "RUNNING", "STOPPED"
 NO_MANAGER = "NOT RUNNING"
 MISSING = "NOT DEPLOYED"
 ASK_SECONDS = 2.0
-ELSEWHERE = "on another machine: status over SSH comes with the SSH fleet"
 NOT_DEPLOYED = "nothing is deployed here: icosfl up"
 NEVER_DEPLOYED = "it was never deployed: icosfl up"
 SENDERS = "see the logs of host_metrics and otlp_bridge"
@@ -40,12 +41,12 @@ class ServiceStatus:
 
     Args:
         name: The service.
-        state: What supervisord says of its process; NOT DEPLOYED for one that the host should have.
+        state: What the process manager says of its process; NOT DEPLOYED for one that the host should have.
         problem: Why it does not work; "" when it does.
         pid: Its process, 0 without one.
         uptime_seconds: Since its process started.
         ports: Where it listens, by name.
-        log: What it writes.
+        log: Where it writes: a file, or the command that shows it.
     """
 
     name: str
@@ -54,7 +55,7 @@ class ServiceStatus:
     pid: int
     uptime_seconds: int
     ports: Mapping[str, int]
-    log: Path
+    log: str
 
     @property
     def green(self) -> bool:
@@ -73,6 +74,7 @@ class HostStatus:
         reason: Why it is not green; "" when it is.
         services: In their order of start, then those that were never deployed.
         readiness: Of its forecasts; None when the forecast service does not answer.
+        cure: What to do when the host cannot be asked; "" otherwise, for then the reason says it.
     """
 
     host: str
@@ -81,6 +83,7 @@ class HostStatus:
     reason: str
     services: tuple[ServiceStatus, ...]
     readiness: Readiness | None
+    cure: str = ""
 
     @property
     def green(self) -> bool:
@@ -101,35 +104,40 @@ class FleetStatus:
         return all(host.green for host in self.hosts)
 
 
-def look(fleet: Fleet) -> FleetStatus:
-    """Ask every host of the fleet, all at the same time; a host that cannot be asked is told with its reason.
-
-    Raises:
-        ConfigError: site.yml or its roles cannot be read.
-    """
-    plan = read_plan(fleet.project)
-    with ThreadPoolExecutor(max_workers=max(len(fleet.hosts), 1)) as pool:
-        found = pool.map(lambda host: look_at(host, planned_services(plan, host.groups)), fleet.hosts)
-        return FleetStatus(fleet.environment, tuple(found))
-
-
-def look_at(host: Host, planned: Collection[str] = ()) -> HostStatus:
-    """Ask one host's process manager, its services and its forecast service.
+def look_at(place: Place, planned: Collection[str] = ()) -> HostStatus:
+    """Ask the process manager, the services and the forecast service of a host of this machine.
 
     Args:
-        host: The host.
+        place: The host.
         planned: The names of the services that it is meant to have.
     """
-    if not host.is_local:
-        return HostStatus(host.name, host.groups, "unreachable from here", ELSEWHERE, (), None)
     try:
-        layout = Layout.at(str(host.paths["root"]))
-        installed = layout.installed()
-        statuses = _statuses(layout)
+        manager = _on_systemd(place) if place.runtime == "systemd" else _on_supervisor(place)
     except IcosflError as error:
-        return HostStatus(host.name, host.groups, "down", str(error), (), None)
-    found = Found(statuses, _problems(installed, statuses or {}), _readiness(host, statuses), tuple(planned))
-    return join(host, layout, installed, found)
+        return HostStatus(place.name, place.groups, "down", str(error), (), None)
+    installed, statuses = manager.installed, manager.statuses
+    found = Found(statuses, _problems(installed, statuses or {}), _readiness(place, statuses), tuple(planned))
+    return join(place, manager.log, installed, found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Manager:
+    """What a host's process manager knows: the services, in their order of start, what they do, where they write."""
+
+    installed: tuple[Service, ...]
+    statuses: Mapping[str, Status] | None
+    log: Callable[[str], str]
+
+
+def _on_supervisor(place: Place) -> _Manager:
+    layout = Layout.at(str(place.root))
+    return _Manager(layout.installed(), _statuses(layout), lambda name: str(layout.log(name)))
+
+
+def _on_systemd(place: Place) -> _Manager:
+    layout = UnitLayout.at(str(place.root), place.unit_prefix, "root")  # nothing is defined: any user will do
+    installed = sorted((record.service for record in layout.installed()), key=lambda service: service.priority)
+    return _Manager(tuple(installed), systemd.statuses(layout), Systemd(layout).log_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +145,7 @@ class Found:
     """What really runs on a host, and what should.
 
     Args:
-        statuses: What supervisord says, by service; None when none runs.
+        statuses: What the process manager says, by service; None when none runs.
         problems: What the health checks of running services found, by service; "" for nothing.
         readiness: What the forecast service says; None when it says nothing.
         planned: The names of the services that the host is meant to have.
@@ -149,25 +157,32 @@ class Found:
     planned: tuple[str, ...] = ()
 
 
-def join(host: Host, layout: Layout, installed: tuple[Service, ...], found: Found) -> HostStatus:
-    """Join what is installed on a host of the inventory with what was found there."""
+def join(place: Place, log: Callable[[str], str], installed: tuple[Service, ...], found: Found) -> HostStatus:
+    """Join what is installed on a host of the inventory with what was found there.
+
+    Args:
+        place: The host.
+        log: Says where a service writes.
+        installed: Its services, in their order of start.
+        found: What was found.
+    """
     missing = [name for name in found.planned if name not in {service.name for service in installed}]
     services = (
-        *(_join(service, layout, found) for service in installed),
-        *(ServiceStatus(name, MISSING, NEVER_DEPLOYED, 0, 0, {}, layout.log(name)) for name in missing),
+        *(_join(service, log, found) for service in installed),
+        *(ServiceStatus(name, MISSING, NEVER_DEPLOYED, 0, 0, {}, log(name)) for name in missing),
     )
     condition: Condition = "green"
     reason = ""
     if not installed:
-        return HostStatus(host.name, host.groups, "not deployed", NOT_DEPLOYED, (), found.readiness)
-    if found.statuses is None:
+        return HostStatus(place.name, place.groups, "not deployed", NOT_DEPLOYED, (), found.readiness)
+    if all(status.state == STOPPED for status in (found.statuses or {}).values()):
         condition, reason = "down", "its services are stopped: icosfl up"
     elif ill := [service for service in services if not service.green]:
         condition = "down"
         reason = "; ".join(f"{service.name}: {service.problem or service.state}" for service in ill)
-    elif reason := _trouble_of_rows(found.readiness, host.node.stale_after_seconds):
+    elif reason := _trouble_of_rows(found.readiness, place.node.stale_after_seconds):
         condition = "no new rows"
-    return HostStatus(host.name, host.groups, condition, reason, services, found.readiness)
+    return HostStatus(place.name, place.groups, condition, reason, services, found.readiness)
 
 
 def _trouble_of_rows(readiness: Readiness | None, stale_after_seconds: float) -> str:
@@ -186,7 +201,7 @@ def _trouble_of_rows(readiness: Readiness | None, stale_after_seconds: float) ->
     return ""
 
 
-def _join(service: Service, layout: Layout, found: Found) -> ServiceStatus:
+def _join(service: Service, log: Callable[[str], str], found: Found) -> ServiceStatus:
     status = (found.statuses or {}).get(service.name) or Status(service.name, NO_MANAGER)
     problem = found.problems.get(service.name, "") if status.state == RUNNING else status.reason
     return ServiceStatus(
@@ -196,7 +211,7 @@ def _join(service: Service, layout: Layout, found: Found) -> ServiceStatus:
         status.pid,
         status.uptime_seconds,
         service.ports,
-        layout.log(service.name),
+        log(service.name),
     )
 
 
@@ -218,10 +233,10 @@ def _problems(installed: tuple[Service, ...], statuses: Mapping[str, Status]) ->
         return {service.name: answer for service, answer in zip(running, answers, strict=True)}
 
 
-def _readiness(host: Host, statuses: Mapping[str, Status] | None) -> Readiness | None:
+def _readiness(place: Place, statuses: Mapping[str, Status] | None) -> Readiness | None:
     if not statuses:
         return None
     try:
-        return read_readiness(host.endpoint("forecast"), ASK_SECONDS)
+        return read_readiness(place.forecast, ASK_SECONDS)
     except IcosflError:
         return None  # the forecast service is among the services, with its own state and problem

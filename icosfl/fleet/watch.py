@@ -1,24 +1,20 @@
-"""What the nodes' stores hold, as it grows: rows, newest values, and whether a node has enough to train on.
+"""What a node's store holds, as it grows: rows, newest values, and whether the node has enough to train on.
 
-Each store is read through its own interface, as training reads it; nothing is written.
+A store is read on its own host through its own interface, as training reads it; nothing is written.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Self
 
 import numpy as np
 
-from icosfl.config import run_config, schema_of
-from icosfl.errors import IcosflError, NotReady, StoreUnavailable, Unavailable
-from icosfl.fleet.inventory import Fleet, Host
-from icosfl.fleet.status import ELSEWHERE
+from icosfl.config import schema_of
+from icosfl.errors import IcosflError, NotReady, StoreUnavailable
+from icosfl.fleet.place import Place
 from icosfl.schema import Rows, Schema
 from icosfl.store import SeriesStore, open_store
 from icosfl.train.local import Plan, rows_for_training, survey
@@ -64,27 +60,27 @@ class Reading:
     reason: str
 
 
-def settings_of(host: Host, run_configuration: dict[str, object]) -> TrainSettings:
+def settings_of(place: Place, run_configuration: dict[str, object]) -> TrainSettings:
     """The settings of a run on this host's fleet: the app's, overridden by `icosfl_training`.
 
     Raises:
         ConfigError: a value is missing or wrong; the message names the key.
     """
-    return TrainSettings.from_run_config(run_configuration | host.training)
+    return TrainSettings.from_run_config(run_configuration | place.training)
 
 
 class Watched:
     """One node's store, read again and again.
 
     Args:
-        host: The node.
+        place: The node.
         settings: What a run asks for.
-        store: Where its rows are; None when it cannot be reached from here.
+        store: Where its rows are.
     """
 
-    def __init__(self, host: Host, settings: TrainSettings, store: SeriesStore | None) -> None:
-        self.host = host
-        self._plan = Plan.of(settings, settings.series, host.node.period_seconds, host.node.max_gap_seconds)
+    def __init__(self, place: Place, settings: TrainSettings, store: SeriesStore) -> None:
+        self.place = place
+        self._plan = _plan(place, settings)
         self.needed = rows_for_training(self._plan, settings)
         self._settings = settings
         self._store = store
@@ -92,8 +88,6 @@ class Watched:
 
     def read(self, now: datetime) -> Reading:
         """Return what the store holds; one that does not answer is a reading with its reason."""
-        if self._store is None:
-            return self._without(ELSEWHERE)
         try:
             rows = self._store.window(ROWS_LOOKED_AT).rows
             count = self._store.info().rows
@@ -106,7 +100,7 @@ class Watched:
         newest = datetime.fromtimestamp(int(rows.times[-1]) / NANOSECONDS, UTC) if len(rows) else None
         age = (now - newest).total_seconds() if newest is not None else None
         values = newest_values(rows, self._store.schema)
-        return Reading(self.host.name, count, self.needed, newest, age, values, self._ready, reason)
+        return Reading(self.place.name, count, self.needed, newest, age, values, self._ready, reason)
 
     def _shortfall(self, store: SeriesStore, count: int) -> str:
         if count == 0:
@@ -116,53 +110,40 @@ class Watched:
         return survey(store.window().rows, store.schema, self._plan, self._settings).reason or ""
 
     def _without(self, reason: str) -> Reading:
-        return Reading(self.host.name, 0, self.needed, None, None, (), ready=False, reason=reason)
+        return no_reading(self.place.name, self.needed, reason)
 
 
-class Watch:
-    """All nodes of a fleet; a context manager that holds their stores open.
-
-    Args:
-        fleet: The hosts.
+def open_node(place: Place) -> SeriesStore:
+    """Open the store of a host of this machine, to look at it only.
 
     Raises:
-        ConfigError: the run configuration is wrong.
+        ConfigError: a value of its configuration is out of its range.
     """
+    config = replace(place.node.store, deadline_seconds=min(READ_SECONDS, place.node.store.deadline_seconds))
+    return open_store(config, schema_of(place.node.series), read_only=True)
 
-    def __init__(self, fleet: Fleet) -> None:
-        configuration = run_config(fleet.project)
-        self._open = ExitStack()
-        self.nodes = tuple(
-            Watched(host, settings_of(host, configuration), self._store(host) if host.is_local else None)
-            for host in fleet.hosts
-        )
 
-    def __enter__(self) -> Self:
-        return self
+def needed_rows(place: Place, settings: TrainSettings) -> int:
+    """How many rows without a gap make the host's node ready to train."""
+    return rows_for_training(_plan(place, settings), settings)
 
-    def __exit__(self, *error: object) -> None:
-        self._open.close()
 
-    def read(self) -> tuple[Reading, ...]:
-        """Read every node once, all at the same time."""
-        now = datetime.now(UTC)
-        with ThreadPoolExecutor(max_workers=max(len(self.nodes), 1)) as pool:
-            return tuple(pool.map(lambda node: node.read(now), self.nodes))
+def no_reading(host: str, needed: int, reason: str) -> Reading:
+    """A reading of a store that could not be read, with the reason."""
+    return Reading(host, 0, needed, None, None, (), ready=False, reason=reason)
 
-    def patience_seconds(self) -> float:
-        """How long to wait until every node is ready: twice what all the rows take to come, and a minute.
 
-        Raises:
-            Unavailable: a node cannot be watched from here, so waiting for it would be in vain.
-        """
-        away = [node.host.name for node in self.nodes if not node.host.is_local]
-        if away:
-            raise Unavailable(f"{', '.join(away)}: {ELSEWHERE}", cure="watch these nodes on their own machines")
-        return 60 + 2 * max((node.needed * node.host.node.period_seconds for node in self.nodes), default=0.0)
+def _plan(place: Place, settings: TrainSettings) -> Plan:
+    return Plan.of(settings, settings.series, place.node.period_seconds, place.node.max_gap_seconds)
 
-    def _store(self, host: Host) -> SeriesStore:
-        config = replace(host.node.store, deadline_seconds=min(READ_SECONDS, host.node.store.deadline_seconds))
-        return self._open.enter_context(open_store(config, schema_of(host.node.series), read_only=True))
+
+def patience_seconds(needs: Iterable[tuple[int, float]]) -> float:
+    """How long to wait until every node is ready: twice what all the rows take to come, and a minute.
+
+    Args:
+        needs: For each node how many rows it needs, and the seconds between two of them.
+    """
+    return 60 + 2 * max((rows * period for rows, period in needs), default=0.0)
 
 
 def newest_values(rows: Rows, schema: Schema) -> tuple[Value, ...]:

@@ -149,8 +149,8 @@ def test_a_playbook_verb_runs_its_playbook(project: Path, verb: str) -> None:
 
 def test_train_overrides_single_values_and_shows_every_node(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_with(project, "icosfl_training: { window: 20s }\n")
-    silent = lambda host: Outlook(host.name, None, None, "no model yet")  # noqa: E731
-    monkeypatch.setattr("icosfl.fleet.outlook.ask", silent)
+    silent = lambda place: Outlook(place.name, None, None, "no model yet")  # noqa: E731
+    monkeypatch.setattr("icosfl.fleet.everywhere.ask", silent)
 
     result = call("-i", "lab", "train", "-c", "num-server-rounds=2")
 
@@ -293,7 +293,7 @@ def test_an_error_of_any_kind_ends_without_a_stack_trace(
     def break_down(hosts: Host) -> None:
         raise IcosflError("it broke")
 
-    monkeypatch.setattr("icosfl.fleet.status.look", break_down)
+    monkeypatch.setattr("icosfl.fleet.everywhere.look", break_down)
 
     assert run_main(monkeypatch, "-i", "lab", "status") == 1
     assert capsys.readouterr().err == "icosfl: it broke\n"

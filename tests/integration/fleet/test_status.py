@@ -9,6 +9,7 @@ import psutil
 from icosfl.fleet.inventory import Fleet
 from icosfl.fleet.inventory import Host as Planned
 from icosfl.fleet.machine import gather
+from icosfl.fleet.place import place_of
 from icosfl.fleet.status import look_at
 from support.fleet import make_host
 
@@ -21,9 +22,9 @@ def planned(host: Host) -> Planned:
 
 def test_running_services_are_green_with_their_processes_and_ports(host: Host) -> None:
     host.start(host.service("late", priority=20), host.service("early"))
-    eventually(lambda: look_at(planned(host)).green)
+    eventually(lambda: look_at(place_of(planned(host))).green)
 
-    status = look_at(planned(host))
+    status = look_at(place_of(planned(host)))
 
     assert status.green, status.reason
     assert [service.name for service in status.services] == ["early", "late"]
@@ -35,24 +36,24 @@ def test_a_service_that_runs_but_answers_badly_is_not_green(host: Host) -> None:
     host.start(host.service("one"))
     host.server.with_name("ill").touch()
 
-    assert eventually(lambda: "no rows yet" in look_at(planned(host)).reason)
+    assert eventually(lambda: "no rows yet" in look_at(place_of(planned(host))).reason)
 
 
 def test_a_killed_service_is_green_again_by_itself(host: Host) -> None:
     host.start(host.service("one"))
-    assert eventually(lambda: look_at(planned(host)).green)
+    assert eventually(lambda: look_at(place_of(planned(host))).green)
     killed = host.pids()["one"]
 
     psutil.Process(killed).kill()
 
-    assert eventually(lambda: look_at(planned(host)).green and host.pids()["one"] != killed)
+    assert eventually(lambda: look_at(place_of(planned(host))).green and host.pids()["one"] != killed)
 
 
 def test_stopped_services_are_listed_as_not_running(host: Host) -> None:
     host.start(host.service("one"))
     host.stop()
 
-    status = look_at(planned(host))
+    status = look_at(place_of(planned(host)))
 
     assert status.condition == "down"
     assert [(service.name, service.state, service.pid) for service in status.services] == [("one", "NOT RUNNING", 0)]

@@ -188,12 +188,30 @@ def test_an_ignored_failure_is_no_failure() -> None:
     assert tally.counts == {"ok": 1}
 
 
-def test_a_proven_hop_is_a_line_of_its_host_with_question_and_answer() -> None:
-    task = "redis : verify | Ask Redis"
+def test_each_proven_hop_is_a_line_of_its_host() -> None:
+    answers = ["redis: 127.0.0.1:64 answers", "bridge: 127.0.0.1:65 answers"]
 
-    step = interpret(event("runner_on_ok", host="a", task=task, task_action="hop", res={"msg": "127.0.0.1:64 answers"}))
+    step = interpret(event("runner_on_ok", host="a", task="Ask", task_action="hop", res={"answers": answers}))
 
-    assert step == HostDone("a", "ok", ("a: Ask Redis: 127.0.0.1:64 answers",))
+    assert step == HostDone("a", "ok", tuple(f"a: {answer}" for answer in answers))
+
+
+def test_what_a_host_reports_of_itself_is_kept() -> None:
+    step = interpret(event("runner_on_ok", host="a", task_action="node_report", res={"report": {"status": None}}))
+
+    assert step == HostDone("a", "ok", report={"status": None})
+
+
+def test_a_host_that_refuses_our_key_is_told_in_our_words_with_the_cure() -> None:
+    said = "Failed to connect to the host via ssh: deploy@10.0.0.1: Permission denied (publickey)."
+
+    step = interpret(event("runner_on_unreachable", host="a", task="Ask", res={"msg": said, "unreachable": True}))
+
+    assert isinstance(step, HostDone)
+    assert step.failure is not None
+    assert step.failure.kind == "no access"
+    assert "refuses our SSH key" in step.failure.message
+    assert "authorized_keys" in step.failure.cure
 
 
 def test_a_cure_that_stands_in_the_message_too_is_told_once() -> None:

@@ -155,10 +155,8 @@ def test_the_summary_of_a_run_counts_for_each_node() -> None:
 
 def test_services_are_shown_with_state_port_pid_and_problem() -> None:
     services = (
-        ServiceStatus("redis", "RUNNING", "", 77, 90, {"redis": 6400}, Path("/srv/log/redis.log")),
-        ServiceStatus(
-            "otlp_bridge", "BACKOFF", "Exited too quickly", 0, 0, {"otlp": 4400, "metrics": 9500}, Path("/l")
-        ),
+        ServiceStatus("redis", "RUNNING", "", 77, 90, {"redis": 6400}, "/srv/log/redis.log"),
+        ServiceStatus("otlp_bridge", "BACKOFF", "Exited too quickly", 0, 0, {"otlp": 4400, "metrics": 9500}, "/l"),
     )
     host = HostStatus(
         "worker-1", ("workers",), "down", "x", services, Readiness(True, (), (), "worker-1", STORE, MODEL)
@@ -173,7 +171,7 @@ def test_services_are_shown_with_state_port_pid_and_problem() -> None:
 
 
 def test_a_stopped_host_says_how_to_start_it() -> None:
-    service = ServiceStatus("redis", "NOT RUNNING", "", 0, 0, {"redis": 6400}, Path("/l"))
+    service = ServiceStatus("redis", "NOT RUNNING", "", 0, 0, {"redis": 6400}, "/l")
     host = HostStatus("worker-1", (), "down", "its services are stopped: icosfl up", (service,), None)
 
     text = shown(status_screen(FleetStatus("lab", (host,))))
@@ -183,7 +181,7 @@ def test_a_stopped_host_says_how_to_start_it() -> None:
 
 
 def test_a_host_without_new_rows_says_why_though_its_services_run() -> None:
-    service = ServiceStatus("redis", "RUNNING", "", 77, 90, {"redis": 6400}, Path("/l"))
+    service = ServiceStatus("redis", "RUNNING", "", 77, 90, {"redis": 6400}, "/l")
     readiness = Readiness(True, (), (), "worker-1", STORE, MODEL)
     host = HostStatus("worker-1", (), "no new rows", "its newest row is 45 s old", (service,), readiness)
 

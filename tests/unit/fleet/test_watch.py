@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from icosfl.config import run_config, schema_of
-from icosfl.errors import ConfigError, NotReady, StoreUnavailable, Unavailable
-from icosfl.fleet.status import ELSEWHERE
-from icosfl.fleet.watch import SILENT, Patience, Reading, Value, Watch, Watched, newest_values, readings, settings_of
+from icosfl.errors import ConfigError, NotReady, StoreUnavailable
+from icosfl.fleet import afar
+from icosfl.fleet.everywhere import Watch
+from icosfl.fleet.place import place_of
+from icosfl.fleet.watch import SILENT, Patience, Reading, Value, Watched, newest_values, readings, settings_of
 from icosfl.schema import Rows
 from icosfl.store.base import Window
 from icosfl.store.memory import MemoryStore
@@ -27,9 +29,9 @@ def rows(count: int, step: int = 1) -> Rows:
     return Rows(times, values)
 
 
-def watched(tmp_path: Path, store: MemoryStore | None) -> Watched:
-    host = make_host("worker-1", tmp_path)
-    return Watched(host, settings_of(host, run_config(PROJECT)), store)
+def watched(tmp_path: Path, store: MemoryStore) -> Watched:
+    place = place_of(make_host("worker-1", tmp_path))
+    return Watched(place, settings_of(place, run_config(PROJECT)), store)
 
 
 def filled(count: int, step: int = 1) -> MemoryStore:
@@ -100,11 +102,9 @@ def test_a_store_that_does_not_answer_is_a_reason_and_no_error(tmp_path: Path) -
     assert (reading.ready, reading.reason) == (False, SILENT)
 
 
-def test_a_host_on_another_machine_is_said_so(tmp_path: Path) -> None:
-    assert watched(tmp_path, None).read(now_after(1)).reason == ELSEWHERE
-
-
-def test_every_host_of_the_fleet_is_read(tmp_path: Path) -> None:
+def test_every_host_of_the_fleet_is_read_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trouble = afar.Trouble("unreachable", "it does not answer", "see whether it runs")
+    monkeypatch.setattr("icosfl.fleet.everywhere.ask_afar", lambda _fleet, hosts, _pages: {hosts[0].name: trouble})
     shutil.copy(PROJECT / "pyproject.toml", tmp_path)
     fleet = make_fleet(tmp_path, make_host("control", tmp_path), make_host("edge-01", tmp_path, connection="ssh"))
 
@@ -113,7 +113,7 @@ def test_every_host_of_the_fleet_is_read(tmp_path: Path) -> None:
 
     assert [(reading.host, reading.reason) for reading in found] == [
         ("control", "there is no row yet"),
-        ("edge-01", ELSEWHERE),
+        ("edge-01", "it does not answer"),
     ]
 
 
@@ -124,27 +124,17 @@ def test_patience_grows_with_the_rows_that_are_needed(tmp_path: Path) -> None:
         assert watch.patience_seconds() == 60 + 2 * watch.read()[0].needed
 
 
-def test_nobody_waits_for_a_node_that_cannot_be_watched(tmp_path: Path) -> None:
-    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
-
-    with (
-        Watch(make_fleet(tmp_path, make_host("edge-01", tmp_path, connection="ssh"))) as watch,
-        pytest.raises(Unavailable, match="edge-01"),
-    ):
-        watch.patience_seconds()
-
-
 def test_the_fleets_values_override_the_apps(tmp_path: Path) -> None:
-    host = make_host("worker-1", tmp_path, training={"window": "9s"})
+    place = place_of(make_host("worker-1", tmp_path, training={"window": "9s"}))
 
-    assert settings_of(host, run_config(PROJECT)).window_seconds == 9.0
+    assert settings_of(place, run_config(PROJECT)).window_seconds == 9.0
 
 
 def test_a_wrong_value_of_the_fleet_is_named(tmp_path: Path) -> None:
-    host = make_host("worker-1", tmp_path, training={"window": "soon"})
+    place = place_of(make_host("worker-1", tmp_path, training={"window": "soon"}))
 
     with pytest.raises(ConfigError, match="window"):
-        settings_of(host, run_config(PROJECT))
+        settings_of(place, run_config(PROJECT))
 
 
 def test_a_project_without_run_configuration_is_refused(tmp_path: Path) -> None:
