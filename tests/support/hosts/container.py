@@ -176,7 +176,8 @@ class Container:
 
     def _systemd(self) -> str:
         try:
-            return self.run(["systemctl", "is-system-running", "--wait"], check=False).stdout.strip()
+            waiting = ["timeout", "20", "systemctl", "is-system-running", "--wait"]
+            return self.run(waiting, check=False).stdout.strip() or "systemd does not answer"
         except docker.errors.APIError as error:  # it stopped, or restarts, just now
             return str(error.explanation)
 

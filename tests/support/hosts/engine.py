@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ LABEL = "icosfl.fleet"  # on all that a fleet makes, its value is the fleet's na
 START_SECONDS = 60.0
 _PIDFILE = STATE / "dockerd.pid"  # there while an engine runs that this project started
 _LOG = STATE / "dockerd.log"
+_daemons: list[subprocess.Popen[bytes]] = []  # started by this process; Python warns of those that it forgets
 
 
 @contextmanager
@@ -48,6 +50,8 @@ def docker_engine() -> Iterator[docker.DockerClient]:
 
 
 def _connect() -> docker.DockerClient | None:
+    if not os.environ.get("DOCKER_HOST") and not _listens():
+        return None
     client = None
     try:
         client = docker.from_env(timeout=120)
@@ -59,32 +63,41 @@ def _connect() -> docker.DockerClient | None:
     return client
 
 
+def _listens() -> bool:
+    """Whether anybody listens; the SDK would leave a socket open where nobody does."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex("/var/run/docker.sock") == 0
+
+
 def _start() -> docker.DockerClient:
     if os.environ.get("DOCKER_HOST"):
         raise NoContainers("The Docker engine that DOCKER_HOST names does not answer", cure="start it, or unset it")
     install({"dockerd": "docker.io", "iptables": "iptables"})
-    if Path("/run/systemd/system").is_dir():  # the package's service may be starting
+    daemon = None
+    if Path("/run/systemd/system").is_dir():  # the package has a service
         subprocess.run([*as_root(), "systemctl", "start", "docker.service"], check=False, capture_output=True)
-    elif (client := _connect()) is not None:
-        return client
     else:
-        _spawn()
+        daemon = _spawn()
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and (daemon is None or daemon.poll() is None):
         if (client := _connect()) is not None:
             return client
         time.sleep(0.1)
-    said = last_line(_LOG.read_text(encoding="utf-8", errors="replace")) if _LOG.exists() else "it left no log"
-    raise NoContainers(f"dockerd does not answer within {START_SECONDS:g} s: {said}", cure=f"see {_LOG}")
+    said = last_line(_LOG.read_text(encoding="utf-8", errors="replace")) if daemon else "see journalctl -u docker"
+    raise NoContainers(
+        f"dockerd does not start: {said}", cure="let this machine run Docker, or name one in DOCKER_HOST"
+    )
 
 
-def _spawn() -> None:
+def _spawn() -> subprocess.Popen[bytes]:
     """Start dockerd in a session of its own, so that it outlives this process where a fleet is kept."""
     # another user than root may use the engine through its own group
     group = [] if os.geteuid() == 0 else ["--group", str(os.getgid())]
     command = [*as_root(), str(find("dockerd")), "--pidfile", str(_PIDFILE), *group]
     with _LOG.open("w", encoding="utf-8") as log:
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    _daemons.append(daemon)
+    return daemon
 
 
 def _end_if_unused(client: docker.DockerClient, users: IO[str]) -> None:
@@ -104,6 +117,8 @@ def _end_if_unused(client: docker.DockerClient, users: IO[str]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while _alive(pid) and time.monotonic() < deadline:
         time.sleep(0.1)
+    while _daemons:
+        _daemons.pop().wait(START_SECONDS)
 
 
 def _alive(pid: int) -> bool:
