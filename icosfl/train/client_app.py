@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -21,6 +22,7 @@ from icosfl.train.messages import Handout, Question, Received, Refused, Task
 from icosfl.train.prune import prune_models
 from icosfl.train.records import pack, pack_update, unpack, unpack_arrays, unpack_model
 from icosfl.train.settings import TrainSettings
+from icosfl.train.share import WHOLE, Share
 
 logger = logging.getLogger(__name__)
 
@@ -31,40 +33,43 @@ app = ClientApp()
 def query(message: Message, context: Context) -> Message:
     """Say whether this node can take part in a run, and what it brings."""
 
-    def answer(node: NodeConfig) -> RecordDict:
+    def answer(node: NodeConfig, share: Share) -> RecordDict:
         job = work.Job(node, _settings(context), unpack(message.content, Question))
-        return pack(work.stand(job, _rows(node)))
+        return pack(work.stand(job, share.take(_rows(node))))
 
-    return _reply(message, answer)
+    return _reply(message, context, answer)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the global model on this node's rows."""
 
-    def answer(node: NodeConfig) -> RecordDict:
+    def answer(node: NodeConfig, share: Share) -> RecordDict:
         task = unpack(message.content, Task)
         job = work.Job(node, _settings(context), task.question)
-        return pack_update(work.train(job, _rows(node), task, unpack_arrays(message.content)))
+        rows = share.take_at(_rows(node), task.cutoff_ns, job.settings.train_fraction)
+        return pack_update(work.train(job, rows, task, unpack_arrays(message.content)))
 
-    return _reply(message, answer)
+    return _reply(message, context, answer)
 
 
 @app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:  # noqa: ARG001 (Flower's signature)
+def evaluate(message: Message, context: Context) -> Message:
     """Keep the model that the run made, and measure it on this node's rows."""
-    return _reply(message, lambda node: receive(node, message.content, lambda: _rows(node)))
+    return _reply(message, context, lambda node, share: receive(node, message.content, lambda: _rows(node), share))
 
 
-def receive(node: NodeConfig, content: RecordDict, rows: Callable[[], Rows]) -> RecordDict:
+def receive(node: NodeConfig, content: RecordDict, rows: Callable[[], Rows], share: Share = WHOLE) -> RecordDict:
     """Measure a model that was handed out and keep it; one that cannot be measured yet is worth having too.
 
-    Models that are older than those to keep are deleted.
+    Models that are older than those to keep are deleted. Where several SuperNodes share a host, each writes the same
+    model, and the one with the newest rows the evaluation.
 
     Args:
         node: The node's configuration.
         content: Of the message.
-        rows: Reads the node's rows.
+        rows: Reads the host's rows.
+        share: Those of them that are the node's.
 
     Raises:
         SchemaMismatch: the message carries no model, or one that can never forecast here: that one is not kept.
@@ -76,23 +81,27 @@ def receive(node: NodeConfig, content: RecordDict, rows: Callable[[], Rows]) -> 
     model = artifacts.from_bytes(unpack_model(content), "the model that was handed out")
     model.check_suits(schema_of(node.series), node.period_seconds)
     try:
-        evaluation = work.measure(model, node, rows(), handout.cutoff_ns)
+        own = share.take_at(rows(), handout.cutoff_ns, model.train_fraction)
+        evaluation = work.measure(model, node, own, handout.cutoff_ns)
     except (NotReady, SchemaMismatch, Unavailable) as error:
         received = Received(node.host, model.digest, None, error.message)
     else:
         received = Received(node.host, model.digest, evaluation.scores.to_dict(), "")
-        save_evaluation(evaluation, node.models_dir)
+        if share.has_newest:
+            save_evaluation(evaluation, node.models_dir)
     artifacts.save(model, node.models_dir)
     prune_models(node.models_dir, handout.keep)
     return pack(received)
 
 
-def _reply(message: Message, answer: Callable[[NodeConfig], RecordDict]) -> Message:
+def _reply(message: Message, context: Context, answer: Callable[[NodeConfig, Share], RecordDict]) -> Message:
     host = ""
     try:
         node = load(node_config_path(), NodeConfig)
         host = node.host
-        content = answer(node)
+        share = Share.of(context.node_config)
+        host = share.name(node.host)
+        content = answer(replace(node, host=host), share)
     except IcosflError as error:
         logger.warning("%s refused: %s", message.metadata.message_type, error)
         content = pack(Refused(host, error.message, error.cure))

@@ -23,6 +23,7 @@ from icosfl.train.artifact import Artifact, load_latest
 from icosfl.train.messages import Standing, Task, Update
 from icosfl.train.records import pack, pack_update, unpack, unpack_arrays
 from icosfl.train.settings import TrainSettings
+from icosfl.train.share import WHOLE, Share
 from support import made_up
 from support.fake_grid import FakeGrid
 
@@ -43,19 +44,22 @@ class Worker:
     rows: Rows
     change: MessageChange = field(default=lambda _, content: content)
     run_config: dict[str, Any] = field(default_factory=lambda: dict(made_up.RUN_CONFIG))
+    share: Share = WHOLE
 
     def __call__(self, message: Message) -> RecordDict | Error | None:
-        config = made_up.node_config(self.directory, self.host)
+        own = made_up.node_config(self.directory, self.host)
+        config = replace(own, host=self.share.name(self.host))
         settings = TrainSettings.from_run_config(self.run_config)
         kind = message.metadata.message_type
         if kind == "query":
-            content = pack(node.stand(node.Job(config, settings, made_up.QUESTION), self.rows))
+            content = pack(node.stand(node.Job(config, settings, made_up.QUESTION), self.share.take(self.rows)))
         elif kind == "train":
             task = unpack(message.content, Task)
             job = node.Job(config, settings, task.question)
-            content = pack_update(node.train(job, self.rows, task, unpack_arrays(message.content)))
+            rows = self.share.take_at(self.rows, task.cutoff_ns, settings.train_fraction)
+            content = pack_update(node.train(job, rows, task, unpack_arrays(message.content)))
         else:
-            content = client_app.receive(config, message.content, lambda: self.rows)
+            content = client_app.receive(config, message.content, lambda: self.rows, self.share)
         return self.change(message, content)
 
 
@@ -305,6 +309,28 @@ def test_a_host_with_two_supernodes_counts_once(controller: Controller) -> None:
     ready = controller.events("1")[1]
     assert [candidate.host for candidate in ready.nodes] == ["worker-1", "worker-2"]
     assert "answers from a second SuperNode, 14" in [absent.reason for absent in ready.left_out]
+
+
+def test_two_supernodes_that_share_a_host_take_part_each_with_its_own_rows(controller: Controller) -> None:
+    rows = made_up.rows(400, seed=4)
+    for number, part in ((14, 1), (15, 2)):
+        controller.grid.nodes[number] = controller.nodes[number] = Worker(
+            controller.directory, "worker-4", rows, share=Share(part, 2)
+        )
+
+    artifact = controller.run("1", num_server_rounds=1)
+
+    _, ready, first, finished = controller.events("1")
+    both = ("worker-4/1", "worker-4/2")
+    assert [(node.host, node.rows) for node in ready.nodes if node.host in both] == [(name, 200) for name in both]
+    assert set(both) <= set(first.nodes)
+    assert set(both) <= set(finished.nodes)
+    kept = controller.latest("worker-4")
+    assert kept is not None
+    assert kept.digest == artifact.digest
+    scored = {entry["host"]: entry["scores"] for entry in controller.result("1")["nodes"]}
+    assert all(scored[name] is not None for name in both)
+    assert scored[both[0]] != scored[both[1]]
 
 
 def test_a_node_whose_answer_is_no_answer_is_left_out(controller: Controller) -> None:

@@ -48,12 +48,12 @@ def fill(monkeypatch: pytest.MonkeyPatch, rows: Rows) -> None:
     monkeypatch.setattr(client_app, "open_store", open_filled)
 
 
-def ask(kind: str, content: RecordDict, **changes: Any) -> RecordDict:
+def ask(kind: str, content: RecordDict, node_config: Any = None, **changes: Any) -> RecordDict:
     """What the ClientApp replies to a message of this kind."""
     message = Message(content, 7, kind)
     message.metadata.__dict__["_message_id"] = "1"
     run_config = made_up.RUN_CONFIG | {key.replace("_", "-"): value for key, value in changes.items()}
-    context = Context(1, 7, {}, RecordDict(), run_config)
+    context = Context(1, 7, node_config or {}, RecordDict(), run_config)
     return client_app.app(message, context).content
 
 
@@ -135,6 +135,28 @@ def test_a_node_whose_store_does_not_answer_refuses_with_the_reason(monkeypatch:
         assert unpack_reply(ask(kind, content), Standing) == Refused(
             "worker-1", "the store does not answer", "start it"
         )
+
+
+@pytest.mark.usefixtures("config")
+def test_a_supernode_that_shares_its_host_brings_its_own_rows_under_its_own_name() -> None:
+    first, second = (
+        unpack_reply(ask("query", pack(made_up.QUESTION), {"part": part, "parts": 2}), Standing) for part in (1, 2)
+    )
+
+    assert isinstance(first, Standing)
+    assert isinstance(second, Standing)
+    assert [(each.host, each.rows) for each in (first, second)] == [("worker-1/1", 100), ("worker-1/2", 100)]
+    assert first.newest == made_up.rows(200).times[99]
+    assert second.newest == made_up.rows(200).times[199]
+
+
+@pytest.mark.usefixtures("config")
+def test_a_part_that_cannot_be_is_refused_by_the_hosts_name() -> None:
+    refused = unpack_reply(ask("query", pack(made_up.QUESTION), {"part": 3, "parts": 2}), Standing)
+
+    assert isinstance(refused, Refused)
+    assert refused.host == "worker-1"
+    assert "part 3 of 2" in refused.reason
 
 
 def test_a_node_without_a_configuration_refuses_namelessly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +242,28 @@ def test_a_model_that_is_handed_out_is_measured_and_kept(config: NodeConfig, mod
     assert evaluation is not None
     assert evaluation.cutoff_ns == cutoff
     assert len(received.scores["scores"]) == 4
+
+
+def test_supernodes_that_share_a_host_keep_one_model_and_the_evaluation_of_the_newest_rows(
+    config: NodeConfig, model: bytes
+) -> None:
+    times = made_up.rows(200).times
+
+    newest, oldest = (
+        unpack_reply(
+            ask("evaluate", pack_model(Handout(int(times[cutoff]), 20), model), {"part": part, "parts": 2}), Received
+        )
+        for part, cutoff in ((2, 170), (1, 70))
+    )
+
+    assert isinstance(newest, Received)
+    assert isinstance(oldest, Received)
+    assert (oldest.host, newest.host) == ("worker-1/1", "worker-1/2")
+    assert oldest.scores is not None
+    assert [path.suffix for path in sorted(config.models_dir.glob("[!.]*.npz"))] == [".npz"]
+    evaluation = load_evaluation(config.models_dir, newest.digest)
+    assert evaluation is not None
+    assert evaluation.cutoff_ns == times[170]
 
 
 @pytest.mark.parametrize("problem", [NotReady("no"), SchemaMismatch("no"), StoreUnavailable("no")])
