@@ -37,7 +37,17 @@ app = typer.Typer(
 
 
 @app.callback()
-def _options(context: typer.Context, inventory: InventoryOption = None, as_json: JsonOption = False) -> None:
+def _options(
+    context: typer.Context,
+    inventory: InventoryOption = None,
+    as_json: JsonOption = False,
+    vault_password_file: Annotated[
+        Path | None, typer.Option("--vault-password-file", help="Where the password of encrypted variables stands.")
+    ] = None,
+) -> None:
+    from icosfl.fleet.vault import use_password_file
+
+    use_password_file(vault_password_file)
     context.obj = Session().also(inventory, as_json)
 
 
@@ -275,6 +285,55 @@ def replay(  # noqa: PLR0913, PLR0917 (each option is an argument)
         session.screen.print(f"{done.rejected} values were not taken: {done.reason}", style="yellow")
     if left_out := done.points - done.stored - done.rejected:
         session.screen.print(f"{left_out} values were left out: {LEFT_OUT}", style="yellow")
+
+
+@app.command()
+def bundle(  # noqa: PLR0913, PLR0917 (each option is an argument)
+    context: typer.Context,
+    verify: Annotated[
+        Path | None, typer.Option("--verify", metavar="FILE", help="Check this bundle instead, every byte.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A directory; by default .state/bundles.")
+    ] = None,
+    python_version: Annotated[str | None, typer.Option("--python-version", help="Must be the control node's.")] = None,
+    machine: Annotated[str | None, typer.Option("--machine", help="As x86_64; must be the control node's.")] = None,
+    sign_key: Annotated[
+        Path | None, typer.Option("--sign-key", metavar="FILE", help="Sign with this private key (Ed25519, PEM, 0600).")
+    ] = None,
+    make_key: Annotated[
+        Path | None, typer.Option("--make-key", metavar="FILE", help="Make a private key, and print the public one.")
+    ] = None,
+    public_key: Annotated[
+        str, typer.Option("--public-key", metavar="KEY", help="With --verify: whose signature it must bear.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Build the release bundle that bare hosts are installed from, or check one; an unchanged project is not built again."""
+    from icosfl.fleet import bundle as bundles
+    from icosfl.fleet.bundle_signing import make_key as make_signing_key
+    from icosfl.fleet.bundle_signing import public_key as public_half
+    from icosfl.fleet.inventory import find_project
+
+    session = _session(context, None, as_json)
+    if make_key:
+        make_signing_key(make_key)
+        session.screen.print(f'icosfl_bundle_public_key: "{public_half(make_key)}"')
+        if session.as_json:
+            session.print_json({"public_key": public_half(make_key)})
+        return
+    if verify:
+        manifest, path, said = bundles.verify(verify, public_key), verify, "whole"
+    else:
+        project = find_project(Path.cwd())
+        wanted = bundles.Wanted(project, output or project / ".state/bundles", python_version, machine, sign_key)
+        with session.screen.status("looking at the project") as status:
+            built = bundles.ensure(wanted, lambda text: status.update(text))
+        manifest, path, said = built.manifest, built.path, "built" if built.changed else "current"
+    if session.as_json:
+        session.print_json({"path": path, "state": said, "manifest": manifest})
+    signed = "signed" if manifest.signed else "not signed"
+    session.screen.print(f"{said}: {path}, {len(manifest.files)} files, {signed}")
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from icosfl.config import NodeConfig
 from icosfl.errors import InventoryError
+from icosfl.fleet import vault
 from icosfl.fleet.topology import CONTROLLER, address_of
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ def load_fleet(inventory: Path, project: Path) -> Fleet:
     try:
         hosts = tuple(_hosts(inventory, project))
     except AnsibleError as error:
-        raise InventoryError(f"{inventory}: {error.message}", cure="correct the inventory or group_vars") from error
+        cure = vault.CURE if "decrypt" in error.message else "correct the inventory or group_vars"
+        raise InventoryError(f"{inventory}: {error.message}", cure=cure) from error
     return Fleet(project, inventory, tuple(sorted(hosts, key=lambda host: not host.is_controller)))
 
 
@@ -166,6 +168,7 @@ def _hosts(inventory: Path, project: Path) -> Iterator[Host]:
     filter_loader.add_directory(str(project / "plugins" / "filter"))
     loader = DataLoader()
     loader.set_basedir(str(project / "playbooks"))
+    vault.open_vaults(loader, project)
     for path in [inventory] if inventory.is_file() else sorted(inventory.glob("hosts.y*ml")):
         if path.suffix in {".yml", ".yaml"}:
             loader.load_from_file(str(path))  # Ansible itself only warns of a file that it cannot parse
@@ -195,9 +198,8 @@ def _host(host: AnsibleHost, variables: VariableManager) -> Host:
         try:
             fields[field] = _plain(templar.template(values.get(variable, _DEFAULTS.get(variable))))
         except AnsibleError as error:
-            raise InventoryError(
-                f"{host.name}: {variable}: {_reason(error)}", cure=f"correct {variable} or what it is made from"
-            ) from error
+            cure = vault.CURE if "decrypt" in str(error) else f"correct {variable} or what it is made from"
+            raise InventoryError(f"{host.name}: {variable}: {_reason(error)}", cure=cure) from error
     return _checked(fields)
 
 

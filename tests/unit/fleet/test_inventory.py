@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from ansible.parsing.vault import VaultLib, VaultSecret
 
 from icosfl.errors import InventoryError
 from icosfl.fleet.inventory import Fleet, environment_of, find_inventory, find_project, load_fleet
+from icosfl.fleet.vault import PASSWORD_FILE, use_password_file
 
 PROJECT = Path(__file__).parents[3]
 HOSTS = """
@@ -135,3 +138,54 @@ def test_an_environment_is_named_by_its_directory(tmp_path: Path) -> None:
     assert environment_of(inventory) == "lab"
     assert environment_of(inventory / "hosts.yml") == "lab"
     assert environment_of(PROJECT / "prod") == "prod"
+
+
+@pytest.fixture
+def encrypted(tmp_path: Path) -> str:
+    """A line of group_vars whose value is in a vault; its password stands in the file `password`."""
+    (tmp_path / "password").write_text("open sesame\n", encoding="utf-8")
+    secrets = [("default", VaultSecret(b"open sesame"))]
+    text = VaultLib(secrets).encrypt("198.51.100.7", secrets[0][1]).decode("ascii")
+    return "icosfl_listen: !vault |\n" + "".join(f"  {line}\n" for line in text.splitlines())
+
+
+def test_a_variable_in_a_vault_is_read_with_the_password_of_the_environment(
+    tmp_path: Path, encrypted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PASSWORD_FILE, str(tmp_path / "password"))
+
+    assert load(tmp_path, variables=encrypted).hosts[0].listen == "198.51.100.7"
+
+
+def test_a_whole_file_in_a_vault_is_read(tmp_path: Path, encrypted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD_FILE, str(tmp_path / "password"))
+    secrets = [("default", VaultSecret(b"open sesame"))]
+    inventory = write_inventory(tmp_path, HOSTS.format(more=""))
+    (inventory / "host_vars").mkdir()
+    (inventory / "host_vars" / "control.yml").write_bytes(
+        VaultLib(secrets).encrypt("icosfl_listen: 198.51.100.8\n", secrets[0][1])
+    )
+
+    assert load_fleet(inventory, PROJECT).hosts[0].listen == "198.51.100.8"
+
+
+def test_a_vault_without_a_password_says_how_to_give_it(
+    tmp_path: Path, encrypted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(PASSWORD_FILE, raising=False)
+
+    with pytest.raises(InventoryError) as raised:
+        load(tmp_path, variables=encrypted)
+
+    assert "--vault-password-file" in raised.value.cure
+
+
+def test_a_password_file_counts_from_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(PASSWORD_FILE, "elsewhere")
+
+    use_password_file(None)
+    assert os.environ[PASSWORD_FILE] == str(tmp_path / "elsewhere")
+
+    use_password_file(Path("password"))
+    assert os.environ[PASSWORD_FILE] == str(tmp_path / "password")
