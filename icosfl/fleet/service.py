@@ -187,15 +187,6 @@ def services_of(descriptions: object, limits: object = None) -> tuple[Service, .
     return services
 
 
-def ports_of(ports: object) -> dict[str, int]:
-    """Check ports by name.
-
-    Raises:
-        ConfigError: One of them is no port; names it.
-    """
-    return Table("free_ports", {"ports": ports}).ports("ports")
-
-
 def _health(service: Table) -> HealthCheck:
     table = Table(service.owner, service.get("health", "a mapping with kind and timeout_seconds"))
     table.owner = f"{service.owner}: health"

@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from icosfl.fleet.probe import listeners
+
 from .conftest import Host, alive, eventually, free_port, redis_service
 
 
@@ -299,10 +301,10 @@ def test_services_of_a_killed_supervisord_are_taken_over(host: Host) -> None:
     orphans = host.pids()
     host.kill_supervisor()
 
-    checked = host.module("free_ports", ports=host.ports)
+    found = listeners(host.ports, str(host.root), "icosfl")
     again = host.start(one)
 
-    assert checked["used"] == sorted(host.ports.values())
+    assert {(by["port"], by["own"]) for by in found} == {(port, True) for port in host.ports.values()}
     assert not again.failed, again["msg"]
     assert again["started"] == ["one"]
     assert set(host.pids()) == {"one", "two"}  # all that is meant to run, not only what was asked for
@@ -379,32 +381,25 @@ def test_two_hosts_share_a_machine_and_leave_each_other_alone(host: Host, tmp_pa
     host.start(host.service("one"))
     other.start(other.service("one"))
 
-    refused = host.module("free_ports", ports={"one": other.ports["one"]})
+    (theirs,) = listeners({"one": other.ports["one"]}, str(host.root), "icosfl")
+    (own,) = listeners({"one": other.ports["one"]}, str(other.root), "icosfl")
     other.stop(state="absent")
 
-    assert refused.failed
-    assert "is already used by pid" in refused["msg"]
+    assert theirs["pid"] == own["pid"] != 0
+    assert (theirs["own"], own["own"]) == (False, True)
     assert host.says("one") == "hello"
     assert other.says("one") == ""
 
 
-def test_free_ports_names_every_foreign_listener(host: Host) -> None:
+def test_the_preflight_tells_a_hosts_services_from_foreign_listeners(host: Host) -> None:
     host.start(host.service("one"))
-    with socket.socket() as first, socket.socket() as second:
-        for listener in (first, second):
-            listener.bind(("127.0.0.1", 0))
-            listener.listen()
-        taken = {"a": first.getsockname()[1], "b": second.getsockname()[1]}
+    with socket.create_server(("127.0.0.1", 0)) as foreign:
+        ports = {**host.ports, "a": foreign.getsockname()[1], "free": free_port()}
 
-        refused = host.module("free_ports", ports={**host.ports, **taken, "free": free_port()})
-    fine = host.module("free_ports", ports=host.ports)
+        found = {by["service"]: by for by in listeners(ports, str(host.root), "icosfl")}
 
-    assert refused.failed
-    assert all(
-        f"port {port} ({name}) is already used by pid {os.getpid()}" in refused["msg"] for name, port in taken.items()
-    )
-    assert f"port {host.ports['one']} " not in refused["msg"]
-    assert (fine["changed"], fine["used"]) == (False, [host.ports["one"]])
+    assert set(found) == {"one", "a"}
+    assert (found["one"]["own"], found["a"]["own"], found["a"]["pid"]) == (True, False, os.getpid())
 
 
 def test_secrets_stay_out_of_every_answer(host: Host) -> None:

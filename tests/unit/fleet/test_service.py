@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from icosfl.errors import ConfigError
-from icosfl.fleet.service import Service, ports_of, services_of
+from icosfl.fleet.service import Service, services_of
 
 COMPLETE: dict[str, Any] = {
     "name": "otlp_bridge",
@@ -124,9 +124,3 @@ def test_what_is_no_description_is_refused() -> None:
         Service.of("redis")
     with pytest.raises(ConfigError, match="expected a list"):
         services_of({"name": "redis"})
-
-
-def test_ports_are_checked_by_name() -> None:
-    assert ports_of({"otlp": "4317"}) == {"otlp": 4317}
-    with pytest.raises(ConfigError, match=r"ports.otlp is 'http'"):
-        ports_of({"otlp": "http"})
