@@ -1,12 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint type test bench demo down clean
+.PHONY: help setup lock lint type test bench demo down fleet fleet-down clean
 
 INVENTORY ?= inventories/local
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Make the locked environment in .venv
 	@scripts/setup
@@ -38,7 +38,14 @@ demo: setup ## A working federation on this machine: deploy, collect, train, for
 down: setup ## Stop the federation; its data stays
 	@icosfl -i "$(INVENTORY)" down
 
+fleet: setup ## Bare Debian hosts in containers, kept (HOSTS=3): what site.yml can be tried on
+	@scripts/fleet up --hosts $(or $(HOSTS),3)
+
+fleet-down: setup ## Remove the hosts that `make fleet` made
+	@scripts/fleet down
+
 clean: ## Stop the federation and leave nothing behind
 	@[ ! -x $(BIN)/icosfl ] || icosfl -i "$(INVENTORY)" reset --yes
+	@[ ! -d .state/fleet ] || scripts/fleet clean
 	@rm -rf .venv .state .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .ansible
 	@find . -name __pycache__ -prune -exec rm -rf {} +
