@@ -104,6 +104,7 @@ class CollectConfig:
     push_timeout_seconds: _Seconds
     backlog_batches: Annotated[int, Field(ge=1)]
     log_level: LogLevel
+    certificates: dict[str, str] = field(default_factory=dict)  # files by name, whose end the page shows
 
 
 @checked(frozen=True, config=_STRICT)

@@ -10,7 +10,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from socket import AF_INET6
@@ -23,6 +23,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from icosfl.collect import sampler
+from icosfl.collect.certificates import certificate_families
 from icosfl.collect.points import Attributes, Batch, Kind, Point
 from icosfl.collect.push import PushCounts
 from icosfl.config import Endpoint
@@ -152,11 +153,18 @@ class HostPage(Collector):
     Args:
         latest: Gives the newest batch, None before the first.
         health: Gives the service's own counts.
+        certificates: Files of certificates by name, whose end is shown.
     """
 
-    def __init__(self, latest: Callable[[], Batch | None], health: Callable[[], Health]) -> None:
+    def __init__(
+        self,
+        latest: Callable[[], Batch | None],
+        health: Callable[[], Health],
+        certificates: Mapping[str, str] | None = None,
+    ) -> None:
         self._latest = latest
         self._health = health
+        self._certificates = certificates or {}
 
     def collect(self) -> Iterator[Metric]:
         """The families of the page."""
@@ -165,6 +173,7 @@ class HostPage(Collector):
             yield from point_families(batch.points)
             yield from scaphandre_families(batch.points)
         yield from health_families(self._health())
+        yield from certificate_families(self._certificates)
 
 
 class _Server(ThreadingMixIn, WSGIServer):

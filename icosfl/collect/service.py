@@ -81,7 +81,7 @@ class CollectService:
         self._source = self._open_source()
         self._page = PageServer(
             config.listen,
-            HostPage(lambda: self._progress.latest, self.health),
+            HostPage(lambda: self._progress.latest, self.health, config.certificates),
             self.health,
             max(_STALE_PERIODS * config.period_seconds, _STALE_SECONDS),
         )
