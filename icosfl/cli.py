@@ -224,13 +224,15 @@ def watch(  # noqa: PLR0913, PLR0917 (each option is an argument)
 
 @app.command()
 def doctor(context: typer.Context, inventory: InventoryOption = None, as_json: JsonOption = False) -> None:
-    """Look whether this machine can carry the fleet; each failure comes with its cure."""
-    from icosfl.fleet.machine import gather
-    from icosfl.fleet.preflight import examine, passed
+    """Look whether this machine and every host can carry the fleet; each failure comes with its cure."""
+    from icosfl.fleet.checkup import examine_fleet
+    from icosfl.fleet.preflight import passed
     from icosfl.fleet.screens import doctor_screen
 
     session = _session(context, inventory, as_json)
-    checks = examine(gather(session.fleet()))
+    fleet = session.fleet()
+    with session.screen.status("asking this machine and every host"):
+        checks = examine_fleet(fleet)
     if session.as_json:
         session.print_json({"passed": passed(checks), "checks": checks})
     session.screen.print(doctor_screen(checks))
@@ -309,7 +311,7 @@ def bundle(  # noqa: PLR0913, PLR0917 (each option is an argument)
     ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Build the release bundle that bare hosts are installed from, or check one; an unchanged project is not built again."""
+    """Build the release bundle that bare hosts are installed from, unless it is current; or check one."""
     from icosfl.fleet import bundle as bundles
     from icosfl.fleet.bundle_signing import make_key as make_signing_key
     from icosfl.fleet.bundle_signing import public_key as public_half
@@ -328,7 +330,7 @@ def bundle(  # noqa: PLR0913, PLR0917 (each option is an argument)
         project = find_project(Path.cwd())
         wanted = bundles.Wanted(project, output or project / ".state/bundles", python_version, machine, sign_key)
         with session.screen.status("looking at the project") as status:
-            built = bundles.ensure(wanted, lambda text: status.update(text))
+            built = bundles.ensure(wanted, status.update)
         manifest, path, said = built.manifest, built.path, "built" if built.changed else "current"
     if session.as_json:
         session.print_json({"path": path, "state": said, "manifest": manifest})

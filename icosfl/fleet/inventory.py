@@ -40,6 +40,9 @@ VARIABLES = {
     "icosfl_required_disk_mb": "required_disk_mb",
     "icosfl_required_memory_mb": "required_memory_mb",
     "icosfl_redis_binary": "redis_binary",
+    "icosfl_python_source": "python_source",
+    "icosfl_bundles_dir": "bundles_dir",
+    "icosfl_pki_dir": "pki_dir",
 }
 _DEFAULTS: dict[str, object] = {"ansible_connection": "ssh"}  # Ansible's own default, which is no variable
 _FIELDS = {field: variable for variable, field in VARIABLES.items()}
@@ -68,6 +71,9 @@ class Host:
     required_disk_mb: int
     required_memory_mb: int
     redis_binary: Path
+    python_source: str
+    bundles_dir: Path
+    pki_dir: Path
 
     @property
     def is_local(self) -> bool:

@@ -81,7 +81,6 @@ def gather(fleet: Fleet) -> Facts:
         ports_busy=tuple(_busy_ports(homes)),
         redis={host.redis_binary: os.access(host.redis_binary, os.X_OK) for host in hosts},
         homes_wrong={home.host.name: (home.wrong.message, home.wrong.cure) for home in homes if home.wrong},
-        elsewhere=tuple(host.name for host in fleet.hosts if not host.is_local),
     )
 
 

@@ -65,7 +65,6 @@ class Facts:
         ports_busy: Planned ports that others hold.
         redis: The server's program by host, and whether it can be executed.
         homes_wrong: Hosts whose directory cannot hold their process manager: what is wrong, and its cure.
-        elsewhere: Hosts of the inventory that are on other machines.
     """
 
     python: str
@@ -81,7 +80,6 @@ class Facts:
     ports_busy: tuple[BusyPort, ...]
     redis: Mapping[Path, bool]
     homes_wrong: Mapping[str, tuple[str, str]]
-    elsewhere: tuple[str, ...]
 
 
 def examine(facts: Facts) -> tuple[Check, ...]:
@@ -96,7 +94,6 @@ def examine(facts: Facts) -> tuple[Check, ...]:
         _memory(facts),
         *_ports(facts),
         *_homes(facts),
-        *_elsewhere(facts),
     )
 
 
@@ -206,13 +203,3 @@ def _homes(facts: Facts) -> Iterator[Check]:
         yield Check("directories", "failed", f"{host}: {message}", cure)
     if not facts.homes_wrong:
         yield Check("directories", "ok", "short enough for sockets, and ours")
-
-
-def _elsewhere(facts: Facts) -> Iterator[Check]:
-    if facts.elsewhere:
-        yield Check(
-            "other machines",
-            "warning",
-            f"{', '.join(facts.elsewhere)}: not looked at, this machine only",
-            "site.yml checks each host before it changes anything there",
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 NO_RELEASE = "icosfl is not installed on it"
+_NOISE = re.compile(r"^.*?(?:via|over) ssh: ")  # what Ansible says before it hands on the words of ssh
 _INTERPRETER = re.compile(
     r"interpreter\b.* not found|No such file or directory.*\bpython|python\S*: not found", re.DOTALL
 )
@@ -90,5 +91,5 @@ def lacks_release(message: str, code: int | None) -> bool:
 
 
 def _short(line: str) -> str:
-    text = line.strip().removeprefix("Failed to connect to the host via ssh: ").removeprefix("ssh: ").strip("@ ")
+    text = _NOISE.sub("", line.strip()).removeprefix("ssh: ").strip("@ ")
     return text if len(text) <= 160 else f"{text[:157]}..."

@@ -31,6 +31,9 @@ def make_host(name: str, root: Path, **changes: Any) -> Host:
         "required_disk_mb": 1,
         "required_memory_mb": 1,
         "redis_binary": Path("/bin/true"),
+        "python_source": "project",
+        "bundles_dir": root / "bundles",
+        "pki_dir": root / "pki",
     }
     return Host(**{**values, **changes})
 

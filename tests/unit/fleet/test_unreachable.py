@@ -49,6 +49,17 @@ def test_a_task_that_failed_for_its_own_reason_is_left_alone() -> None:
     assert cause_of("http://127.0.0.1:64: Connection refused", unreachable=False) == ("", "")
 
 
+def test_what_ansible_says_before_ssh_is_left_out() -> None:
+    said = (
+        'Task failed: Data could not be sent to remote host "192.0.2.1". Make sure this host can be reached over ssh: '
+        "ssh: connect to host 192.0.2.1 port 22: Connection refused"
+    )
+
+    told, _ = cause_of(said, unreachable=True)
+
+    assert told.endswith("(connect to host 192.0.2.1 port 22: Connection refused)")
+
+
 def test_words_that_nobody_knows_are_left_alone() -> None:
     assert cause_of("the moon is full", unreachable=True) == ("", "")
 
