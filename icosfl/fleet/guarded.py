@@ -27,7 +27,8 @@ def locked(directory: Path) -> Iterator[None]:
     """
     with translated(directory):
         directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-        directory.chmod(PRIVATE)
+        if directory.stat().st_mode & 0o777 != PRIVATE:  # the watchdog sees it read-only
+            directory.chmod(PRIVATE)
         lock = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:

@@ -1,4 +1,4 @@
-"""Who listens on which port of this machine, and which processes belong to a host's supervisord, alive or dead.
+"""Who listens on which port of this machine, and which processes are a host's: its units', or its supervisord's.
 
 A process belongs to a host's root directory when it descends from its supervisord, is in the session that this
 supervisord made, or carries the address of its socket in the environment, as everything does that supervisord starts.
@@ -51,8 +51,8 @@ def listeners(ports: Iterable[int]) -> dict[int, Listener]:
 class Owner(Protocol):
     """Tells which processes are a host's."""
 
-    def owns(self, pid: int) -> bool:
-        """Return whether a process belongs to this host."""
+    def has(self, listener: Listener) -> bool:
+        """Return whether who listens belongs to this host."""
 
 
 class UnitFamily:
@@ -60,13 +60,18 @@ class UnitFamily:
 
     Args:
         units: The names of the units.
+        ports: Where those of them that run are meant to listen. It counts where root may not look into other users'
+            processes (in containers), and so cannot know who listens.
     """
 
-    def __init__(self, units: Collection[str]) -> None:
-        self._units = frozenset(units)
+    def __init__(self, units: Collection[str], ports: Collection[int]) -> None:
+        self._units, self._ports = frozenset(units), frozenset(ports)
 
-    def owns(self, pid: int) -> bool:
-        """Return whether a process belongs to one of the units."""
+    def has(self, listener: Listener) -> bool:
+        """Return whether who listens belongs to one of the units."""
+        return self._owns(listener.pid) if listener.pid else listener.port in self._ports
+
+    def _owns(self, pid: int) -> bool:
         try:
             groups = Path(f"/proc/{pid}/cgroup").read_text("utf-8")
         except OSError:
@@ -87,6 +92,10 @@ class Family:
         self._supervisor = supervisor_pid
         self._session = supervisor_pid or _dead_supervisor(layout)
         self._programs = {} if supervisor_pid else _programs(layout)
+
+    def has(self, listener: Listener) -> bool:
+        """Return whether who listens belongs to this host."""
+        return bool(listener.pid) and self.owns(listener.pid)
 
     def owns(self, pid: int) -> bool:
         """Return whether a process belongs to this host."""
@@ -165,11 +174,7 @@ def refuse_foreign(ports: Mapping[str, int], family: Owner) -> tuple[Listener, .
     """
     found = listeners(ports.values())
     taken = [(name, found[port]) for name, port in sorted(ports.items(), key=lambda item: item[1]) if port in found]
-    foreign = [
-        f"port {by.port} ({name}) is already used by {by}"
-        for name, by in taken
-        if not by.pid or not family.owns(by.pid)
-    ]
+    foreign = [f"port {by.port} ({name}) is already used by {by}" for name, by in taken if not family.has(by)]
     if foreign:
         raise UserError("; ".join(foreign), cure="stop it, or give this host another icosfl_slot or other icosfl_ports")
     return tuple(found.values())

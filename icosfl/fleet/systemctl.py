@@ -19,6 +19,7 @@ _CALL_SECONDS = 30.0
 _STOP_MARGIN_SECONDS = 15.0
 _SETTLED_SECONDS = 3.0  # a process that lives so long counts as running, as under supervisord
 _MICROSECONDS = 1_000_000
+_KILLED = "9"
 _EXITED = "1"  # of ExecMainCode: si_code CLD_EXITED
 
 _STATES = {
@@ -154,8 +155,11 @@ def _reason(unit: Mapping[str, str]) -> str:
     if result == "oom-kill":
         return "it took more memory than memory_max_mb allows"
     if result in {"exit-code", "signal", "core-dump"}:
-        kind = "exit status" if unit["ExecMainCode"] == _EXITED else "signal"
-        return f"{kind} {unit['ExecMainStatus']}"
+        if unit["ExecMainCode"] == _EXITED:
+            return f"exit status {unit['ExecMainStatus']}"
+        # Where control groups are of version 1, systemd does not tell that the kernel killed it for its memory.
+        why = ", perhaps for more memory than memory_max_mb" if unit["ExecMainStatus"] == _KILLED else ""
+        return f"signal {unit['ExecMainStatus']}{why}"
     return result
 
 

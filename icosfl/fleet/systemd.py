@@ -72,7 +72,7 @@ def start(layout: UnitLayout, services: Collection[Service], files: Plan, *, che
     looks = systemd.looks({*wanted.digests, *records})
     plan = _plan_start(layout, wanted, records, looks, files)
     touched = [service for service in services if service.name in {*plan.started, *plan.outdated}]
-    _refuse_foreign(layout, touched, records)
+    _refuse_foreign(layout, touched, records, looks)
     if check:
         return plan
     restarted: list[str] = []
@@ -109,7 +109,7 @@ def converge(layout: UnitLayout, *, check: bool) -> Outcome:
     names = tuple(service.name for service in services)
     if check or not services:
         return Outcome(restarted=names)
-    _refuse_foreign(layout, services, records)
+    _refuse_foreign(layout, services, records, looks)
     with locked(layout.own):
         for group in by_priority(services):
             systemd.restart(group)
@@ -211,7 +211,7 @@ def _plan_start(
     redefined = {
         name for name, digest in wanted.digests.items() if name not in records or records[name].digest != digest
     }
-    older = {name for name, record in records.items() if _runs_older(record, looks.get(name))}
+    older = {name for name, record in records.items() if name in up and _runs_older(record, looks.get(name))}
     return Outcome(
         started=tuple(name for name in wanted.digests if name not in up),
         outdated=tuple(sorted(up & (redefined | older))),
@@ -288,15 +288,22 @@ def _runs_older(record: Record, look: tuple[Status, int] | None) -> bool:
     if look is None:
         return False
     status, started = look
-    return status.up and record.outdates(_BOOT.read_text("utf-8").strip(), started)
+    # One that fails again and again was up, perhaps, when it was found outdated: somebody must wait for it.
+    return status.state == "BACKOFF" or (status.up and record.outdates(_BOOT.read_text("utf-8").strip(), started))
 
 
-def _refuse_foreign(layout: UnitLayout, services: Iterable[Service], records: Collection[str]) -> None:
+def _refuse_foreign(
+    layout: UnitLayout,
+    services: Iterable[Service],
+    records: Mapping[str, Record],
+    looks: Mapping[str, tuple[Status, int]],
+) -> None:
     services = list(services)
     ports = {label: port for service in services for label, port in service.ports.items()}
-    family = UnitFamily({layout.unit(name) for name in (*records, *(service.name for service in services))})
+    up = [record.service for name, record in records.items() if name in looks and looks[name][0].up]
+    listening = {port for service in up for port in service.ports.values()}
     if ports:
-        refuse_foreign(ports, family)
+        refuse_foreign(ports, UnitFamily({layout.unit(name) for name in records}, listening))
 
 
 def _units(layout: UnitLayout) -> dict[str, Path]:

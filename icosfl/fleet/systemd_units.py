@@ -92,6 +92,8 @@ TimeoutStartSec=120
 RuntimeDirectory={name}
 RuntimeDirectoryPreserve=yes
 SyslogIdentifier=health
+# What it says counts, that it runs twice a minute does not.
+SyslogLevel=notice
 LogLevelMax=notice
 MemoryMax=256M
 CPUWeight=20

@@ -87,20 +87,23 @@ def look(layout: UnitLayout, memory: Path, ask: Callable[..., str] = probe) -> N
     doomed = [service for service in services if service.name in ill and ill[service.name].looks >= PATIENCE]
     for name, illness in ill.items():
         logger.warning("%s does not work, %d of %d: %s", name, illness.looks, PATIENCE, problems[name])
-    if doomed:
-        _restart(layout, systemd, doomed)
-    left = {name: asdict(illness) for name, illness in ill.items() if illness.looks < PATIENCE}
+    restarted = _restart(layout, systemd, doomed) if doomed else set()
+    left = {name: asdict(illness) for name, illness in ill.items() if name not in restarted}
     write(memory, json.dumps(left))
 
 
-def _restart(layout: UnitLayout, systemd: Systemd, services: Sequence[Service]) -> None:
+def _restart(layout: UnitLayout, systemd: Systemd, services: Sequence[Service]) -> set[str]:
+    """Restart services and return which; none while a deployment is at work, which sees to them itself."""
+    restarted = set()
     try:
         with locked(layout.own):
             for service in services:
                 logger.warning("%s is restarted", service.name)
                 systemd.restart([service])
+                restarted.add(service.name)
     except RunFailed as error:
-        logger.warning("%s", error)  # a deployment is at work, and sees to its services itself
+        logger.warning("%s", error)
+    return restarted
 
 
 def _remembered(memory: Path) -> dict[str, Illness]:

@@ -219,7 +219,7 @@ def shown(**changes: str) -> Mapping[str, str]:
         (
             {"ActiveState": "failed", "Result": "signal", "ExecMainCode": "2", "ExecMainStatus": "9"},
             "FATAL",
-            "signal 9",
+            "signal 9, perhaps for more memory than memory_max_mb",
         ),
         ({"ActiveState": "failed", "Result": "oom-kill"}, "FATAL", "it took more memory than memory_max_mb allows"),
         ({"ActiveState": "inactive", "SubState": "dead"}, "STOPPED", ""),
