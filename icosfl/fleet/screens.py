@@ -227,9 +227,12 @@ def beaten(forecasts: Sequence[Forecast], baseline: str) -> str:
 
 def where_to_look(hosts: Iterable[Host]) -> RenderableType:
     """Where each node answers, and what to ask next."""
-    table = _grid("where to look next", "forecasts as JSON", "logs")
+    hosts = tuple(hosts)
+    everywhere = all(host.is_local for host in hosts)
+    table = _grid("where to look next", f"forecasts as JSON{'' if everywhere else ', on the host itself'}", "logs")
     for host in hosts:
-        table.add_row(f"  {host.name}", f"http://{host.endpoint('forecast')}/v1/forecast", _short(host.paths["log"]))
+        logs = "journalctl -u 'icosfl*'" if host.runtime == "systemd" else _short(host.paths["log"])
+        table.add_row(f"  {host.name}", f"http://{host.endpoint('forecast')}/v1/forecast", logs)
     more = Text("  /metrics beside /v1/forecast: the same as Prometheus series\n")
     more.append("  what runs: icosfl status · live values: icosfl watch · every hop: icosfl verify")
     return Group(table, more)

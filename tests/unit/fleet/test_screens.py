@@ -249,6 +249,25 @@ def test_where_to_look_names_the_pages_of_each_node(tmp_path: Path) -> None:
     assert "worker-1/log" in text
 
 
+def test_where_to_look_names_the_journal_of_a_host_over_ssh(tmp_path: Path) -> None:
+    host = make_host("worker-1", tmp_path, connection="ssh", runtime="systemd")
+
+    text = shown(where_to_look([host]), width=200)
+
+    assert "on the host itself" in text
+    assert "journalctl -u 'icosfl*'" in text
+
+
+def test_a_host_that_cannot_be_asked_is_shown_with_reason_and_cure() -> None:
+    host = HostStatus("edge-01", (), "unreachable", "it refuses our SSH key", (), None, "put our key there")
+
+    text = shown(status_screen(FleetStatus("lab", (host,))))
+
+    assert "edge-01  unreachable" in text
+    assert "it refuses our SSH key" in text
+    assert "cure: put our key there" in text
+
+
 def test_values_become_json_with_their_properties() -> None:
     found = plain(
         {"fleet": FleetStatus("lab", ()), "bad": math.nan, "at": NOON, "path": Path("/srv"), "some": (1, "a", True)}
