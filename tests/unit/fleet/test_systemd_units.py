@@ -85,10 +85,14 @@ def test_a_service_sees_of_its_host_only_what_it_names() -> None:
 def test_only_who_measures_the_machine_sees_it() -> None:
     blind, seeing = unit(service()), unit(service(sees_host=True))
 
-    assert (blind["ProtectProc"], blind["ProcSubset"]) == (["invisible"], ["pid"])
+    assert blind["ProtectProc"] == ["invisible"]
     assert blind["CapabilityBoundingSet"] == blind["AmbientCapabilities"] == [""]
-    assert not {"ProtectProc", "ProcSubset"} & set(seeing)
+    assert "ProtectProc" not in seeing
     assert "/etc/shadow" in seeing["InaccessiblePaths"][0]
+
+
+def test_training_computes_with_all_that_the_processor_has() -> None:
+    assert not {"ProcSubset", "MemoryDenyWriteExecute"} & set(unit(service()))
 
 
 def test_limits_become_settings_and_no_limit_becomes_none() -> None:
