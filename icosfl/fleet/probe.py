@@ -32,6 +32,7 @@ def look(wanted: Mapping[str, Any]) -> dict[str, Any]:
             `root`, the host's own directory; `unit_prefix` of its systemd units; `user`, "" for none.
     """
     now = time.time()
+    user = _user(wanted["user"])
     return {
         "time": now,
         "python": ".".join(map(str, sys.version_info[:3])),
@@ -42,8 +43,8 @@ def look(wanted: Mapping[str, Any]) -> dict[str, Any]:
         "systemd": os.path.isdir("/run/systemd/system"),  # noqa: PTH112 (short, and the same everywhere)
         "memory_mb": _memory() // _MIB,
         "places": [place(each["path"], each["marker"]) for each in wanted["places"]],
-        "listeners": listeners(wanted["ports"], wanted["root"], wanted["unit_prefix"]),
-        "user": _user(wanted["user"]),
+        "listeners": listeners(wanted["ports"], wanted["root"], wanted["unit_prefix"], user),
+        "user": user,
     }
 
 
@@ -78,17 +79,23 @@ def place(path: str, marker: str) -> dict[str, Any]:
     }
 
 
-def listeners(ports: Mapping[str, int], root: str, unit_prefix: str) -> list[dict[str, Any]]:
-    """Return who listens on any of these ports, whatever the address; `pid` 0 when we may not see it."""
+def listeners(
+    ports: Mapping[str, int], root: str, unit_prefix: str, user: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return who listens on any of these ports, whatever the address; `pid` 0 when we may not see it.
+
+    In a container root may not look into the processes of others. What is the services' own user's counts as ours then.
+    """
     sockets = _listening(set(ports.values()))
     if not sockets:
         return []
     holders = _holders({inode for inodes in sockets.values() for inode in inodes})
+    service_uid = user["uid"] if user else None
     found = []
     for service, port in sorted(ports.items(), key=lambda item: item[1]):
         if port in sockets:
             pid = next((holders[inode] for inode in sockets[port] if inode in holders), 0)
-            own = bool(pid) and is_own(pid, root, unit_prefix)
+            own = is_own(pid, root, unit_prefix) if pid else set(sockets[port].values()) == {service_uid}
             found.append({"service": service, "port": port, "pid": pid, "command": _command(pid), "own": own})
     return found
 
@@ -109,14 +116,15 @@ def is_own(pid: int, root: str, unit_prefix: str) -> bool:
     return supervisord == str(session) and f"{directory}/".startswith(f"{root}/")
 
 
-def _listening(ports: set[int]) -> dict[int, list[str]]:
-    found: dict[int, list[str]] = {}
+def _listening(ports: set[int]) -> dict[int, dict[str, int]]:
+    """Return the sockets that listen on these ports: inode and user."""
+    found: dict[int, dict[str, int]] = {}
     for table in ("tcp", "tcp6"):
         for line in _read(f"{PROC}/net/{table}").splitlines()[1:]:
             fields = line.split()
             port = int(fields[1].rpartition(":")[2], 16)
             if fields[3] == _LISTENS and port in ports:
-                found.setdefault(port, []).append(fields[9])
+                found.setdefault(port, {})[fields[9]] = int(fields[7])
     return found
 
 

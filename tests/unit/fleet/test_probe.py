@@ -45,6 +45,17 @@ def test_an_address_of_version_6_is_looked_at_too(tmp_path: Path) -> None:
         assert [by["port"] for by in probe.listeners({"redis": number}, str(tmp_path), "icosfl")] == [number]
 
 
+@pytest.mark.parametrize(("uid", "own"), [(os.geteuid(), True), (os.geteuid() + 1, False)])
+def test_whose_process_may_not_be_seen_is_our_own_when_the_services_user_made_the_socket(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, own: bool
+) -> None:
+    monkeypatch.setattr(probe, "_holders", lambda inodes: {})
+
+    (by,) = probe.listeners({"redis": port}, str(tmp_path), "icosfl", {"name": "icosfl", "uid": uid, "gid": 1})
+
+    assert (by["pid"], by["own"]) == (0, own)
+
+
 @pytest.mark.parametrize(
     ("unit", "own"),
     [
