@@ -1,4 +1,7 @@
-"""Bring up and keep a fleet of bare Debian hosts on this machine: scripts/fleet up | status | down | clean."""
+"""Hosts in containers on this machine, made and kept: scripts/fleet up | status | down | clean.
+
+Faults and more hosts: scripts/fleet cut | heal | kill | stop | start | reboot | add | forget HOST.
+"""
 
 from __future__ import annotations
 
@@ -13,34 +16,48 @@ import docker
 from icosfl.errors import IcosflError
 from support.hosts.engine import docker_engine
 from support.hosts.fleet import DEFAULT_RELEASES, HostFleet
-from support.hosts.image import remove_images
+from support.hosts.image import RELEASES, remove_images
 from support.hosts.machine import PROJECT
 
 NAME = "icosfl-fleet"
 DIRECTORY = PROJECT / ".state" / "fleet"
+WHOLE = ("up", "status", "down", "clean")
+ONE = ("cut", "heal", "kill", "stop", "start", "reboot", "add", "forget")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="scripts/fleet", description=__doc__)
-    parser.add_argument("command", choices=["up", "status", "down", "clean"])
+    parser.add_argument("command", choices=[*WHOLE, *ONE])
+    parser.add_argument("host", nargs="?", help=f"for {', '.join(ONE)}")
     parser.add_argument(
-        "--hosts", type=int, default=len(DEFAULT_RELEASES), help="how many hosts (default: %(default)s)"
+        "--name", default=NAME, help="the fleet's name: it prefixes the containers' (default: %(default)s)"
+    )
+    parser.add_argument("--directory", type=Path, default=DIRECTORY, help="where its inventory and its key are written")
+    parser.add_argument(
+        "--hosts", type=int, default=len(DEFAULT_RELEASES), help="up: how many hosts (default: %(default)s)"
     )
     parser.add_argument("--fresh", action="store_true", help="up: make all hosts anew, also where they run")
+    parser.add_argument(
+        "--release", choices=RELEASES, default="bookworm", help="add: its Debian (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     if not 2 <= options.hosts <= 200:
         parser.error("--hosts: a fleet has 2 to 200 hosts")
+    if (options.command in ONE) != (options.host is not None):
+        parser.error(f"{options.command}: {'name a host' if options.host is None else 'takes no host'}")
     try:
         with docker_engine() as engine:
-            return _run(engine, options)
+            fleet = HostFleet(engine, options.name, options.directory.resolve())
+            if options.command in ONE:
+                return _one(fleet, options)
+            return _whole(engine, fleet, options)
     except IcosflError as error:
         sys.stderr.write(f"fleet: {error}\n")
         return error.exit_code
 
 
-def _run(engine: docker.DockerClient, options: argparse.Namespace) -> int:
-    fleet = HostFleet(engine, NAME, DIRECTORY)
+def _whole(engine: docker.DockerClient, fleet: HostFleet, options: argparse.Namespace) -> int:
     if options.command == "up":
         started = time.monotonic()
         if options.fresh or len(fleet.hosts) != options.hosts or not fleet.inventory.is_dir():
@@ -49,14 +66,30 @@ def _run(engine: docker.DockerClient, options: argparse.Namespace) -> int:
         _show(fleet)
         inventory = Path(os.path.relpath(fleet.inventory))
         _say(f"Deploy:  ansible-playbook site.yml -i {inventory}")
-        _say("Look in: docker exec -it icosfl-fleet-control bash")
-        _say("Remove:  make fleet-down")
+        _say(f"Look in: docker exec -it {fleet.name}-control bash")
+        _say(f"Remove:  {'make fleet-down' if fleet.name == NAME else 'scripts/fleet down --name ' + fleet.name}")
     elif options.command == "status":
         _show(fleet)
     else:
         fleet.down()
         for tag in remove_images(engine) if options.command == "clean" else []:
             _say(f"removed image {tag}")
+    return 0
+
+
+def _one(fleet: HostFleet, options: argparse.Namespace) -> int:
+    started = time.monotonic()
+    known = [host.name for host in fleet.hosts]
+    if (options.host in known) == (options.command == "add"):
+        _say(f"fleet: the hosts of {fleet.name} are: {', '.join(known) or 'none'}")
+        return 2
+    if options.command == "add":
+        fleet.add_host(options.host, options.release)
+    elif options.command == "forget":
+        fleet.remove_host(options.host)
+    else:
+        getattr(fleet, options.command)(options.host)
+    _say(f"{options.host}: {options.command} took {time.monotonic() - started:.1f} s")
     return 0
 
 
