@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def bring(arguments: Mapping[str, Any], *, check: bool, hide: Callable[[set[str]
     on_systemd = arguments["runtime"] == "systemd"
     manager: _Manager = _on_systemd(arguments) if on_systemd else _on_supervisor(root)
     if state == "started":
-        services = services_of(asked, arguments["limits"])
+        services = _with_files(services_of(asked, arguments["limits"]), arguments["restart_files"])
         hide(secrets_of(services))
         entries = entries_of(root, [*arguments["directories"], *_written(arguments, services)], arguments["files"])
         owner = Ownership()
@@ -44,7 +44,10 @@ def bring(arguments: Mapping[str, Any], *, check: bool, hide: Callable[[set[str]
             if all(entry.path != root for entry in entries):
                 entries = (Entry(root, 0o700, writable=False), *entries)
         files = Plan(root, entries, owner)
-        return manager.start(services, files, check=check)
+        surplus = manager.installed() - {service.name for service in services} if arguments["prune"] else frozenset()
+        dropped = manager.stop(surplus, remove=True, check=check) if surplus else Outcome()
+        done = manager.start(services, files, check=check)
+        return replace(done, stopped=dropped.stopped, removed=dropped.removed)
     if state == "converged":
         return manager.converge(check=check)
     return manager.stop(names, remove=state == "absent", check=check)
@@ -57,10 +60,16 @@ def _written(arguments: Mapping[str, Any], services: Iterable[Service]) -> list[
     return [{"path": path} for path in sorted(wanted) if Path(path).is_relative_to(root)]
 
 
+def _with_files(services: Iterable[Service], files: Iterable[str]) -> tuple[Service, ...]:
+    """Return the services with more files whose change calls for a restart."""
+    return tuple(replace(service, files=(*service.files, *files)) for service in services)
+
+
 @dataclass(frozen=True, slots=True)
 class _Manager:
-    """The three things that a process manager can do, for one host."""
+    """What a process manager can do for one host, and the names of the services that it has."""
 
+    installed: Callable[[], frozenset[str]]
     start: Callable[..., Outcome]
     converge: Callable[..., Outcome]
     stop: Callable[..., Outcome]
@@ -68,12 +77,14 @@ class _Manager:
 
 def _on_supervisor(root: str) -> _Manager:
     layout = Layout.at(root)
-    return _Manager(*(partial(each, layout) for each in (supervised.start, supervised.converge, supervised.stop)))
+    verbs = (partial(each, layout) for each in (supervised.start, supervised.converge, supervised.stop))
+    return _Manager(lambda: frozenset(service.name for service in layout.installed()), *verbs)
 
 
 def _on_systemd(arguments: Mapping[str, Any]) -> _Manager:
     layout = UnitLayout.at(arguments["root"], arguments["unit_prefix"], arguments["user"] or "root")
-    return _Manager(*(partial(each, layout) for each in (systemd.start, systemd.converge, systemd.stop)))
+    verbs = (partial(each, layout) for each in (systemd.start, systemd.converge, systemd.stop))
+    return _Manager(lambda: frozenset(record.service.name for record in layout.installed()), *verbs)
 
 
 def _ownership(user: str, *, check: bool) -> Ownership:

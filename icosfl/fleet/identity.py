@@ -81,7 +81,9 @@ def establish(wanted: Wanted, *, dry: bool = False) -> Identity:
         if wanted.certificate and Path(wanted.certificate).exists():
             found.certificate = Path(wanted.certificate).read_text(encoding="utf-8")
     except LookupError as error:
-        raise ConfigError(f"the user {wanted.user} is missing", cure="run site.yml without --tags: it makes it") from error
+        raise ConfigError(
+            f"the user {wanted.user} is missing", cure="run site.yml without --tags: it makes it"
+        ) from error
     except OSError as error:
         raise ConfigError(f"{wanted.directory}: {error}", cure="see who owns it, and the disk") from error
     return found

@@ -150,13 +150,17 @@ class Service:
         return {**dataclasses.asdict(self), "limits": self.limits.stated()}
 
 
+def _own_limits(limits: Mapping[str, Limits], name: str) -> Limits:
+    return limits.get(name) or limits.get(re.sub(r"-[0-9]+$", "", name)) or Limits()
+
+
 def services_of(descriptions: object, limits: object = None) -> tuple[Service, ...]:
     """Check a list of service descriptions and return them in their order of start.
 
     Args:
         descriptions: One mapping for each service.
         limits: The fleet's own limits by service, which outweigh those of the descriptions; may name services that are
-            not among these.
+            not among these. Those of `supernode` hold for `supernode-2`, too, unless it has its own.
 
     Raises:
         ConfigError: One of them is wrong, or two of them share a name or a port.
@@ -167,7 +171,7 @@ def services_of(descriptions: object, limits: object = None) -> tuple[Service, .
         name: Limits.of(f"limits: {name}", each) for name, each in Table("limits", {"": limits}).mapping("").items()
     }
     described = (Service.of(each) for each in descriptions)
-    limited = (dataclasses.replace(each, limits=each.limits.with_(ours.get(each.name, Limits()))) for each in described)
+    limited = (dataclasses.replace(each, limits=each.limits.with_(_own_limits(ours, each.name))) for each in described)
     services = tuple(sorted(limited, key=lambda service: service.priority))
     names: set[str] = set()
     ports: dict[int, str] = {}

@@ -355,7 +355,9 @@ def _view(service: Service, layout: UnitLayout) -> Iterator[str]:
     """Of the host's root only what the description names; a path that is missing then is the service's to tell."""
     yield f"TemporaryFileSystem={layout.root}:ro,mode=0755\n"
     for path in (*service.files, *service.reads):
-        yield f"BindReadOnlyPaths=-{_path(service, 'files', path)}\n"
+        bound = _path(service, "files", path)
+        if Path(path).is_relative_to(layout.root):  # others can be seen anyway
+            yield f"BindReadOnlyPaths=-{bound}\n"
     for path in service.writes:
         yield f"BindPaths=-{_path(service, 'writes', path)}\n"
         yield f"ReadWritePaths=-{path}\n"

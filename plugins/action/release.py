@@ -28,9 +28,11 @@ class ActionModule(ActionBase):
         arguments = {**self._task.args, "host": self._task.args.get("host") or (task_vars or {})["inventory_hostname"]}
         with self._alone(task_vars or {}):
             result |= self._ask(arguments, task_vars)
+            result["ansible_facts"] = {"release": {"id": result.get("id"), "lacking": bool(result.get("lacking"))}}
             if result.get("failed") or not result.get("lacking") or self._task.check_mode:
                 return result
-            return result | self._ship(arguments, result, task_vars)
+            shipped = self._ship(arguments, result, task_vars)
+            return result | shipped | {"ansible_facts": {"release": {"id": shipped.get("id"), "lacking": False}}}
 
     def _ask(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         done: dict[str, Any] = self._execute_module("release", arguments, task_vars=task_vars)

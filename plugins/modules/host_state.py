@@ -89,12 +89,21 @@ options:
         V(port); http may have V(path), grpc V(service).
       - A changed description, or changed contents of one of V(files), calls for a restart.
       - Under systemd a service sees nothing of O(root) but V(files) and V(reads), which it may read, and V(writes),
-        which it may write; they are made when no role describes them. V(needs) names the services of O(root) that start before it. V(sees_host) lets it look at
-        the whole machine.
+        which it may write; they are made when no role describes them. V(needs) names the services of O(root) that
+        start before it. V(sees_host) lets it look at the whole machine.
       - With O(state=stopped) and O(state=absent) only the names count; without O(services) all services of O(root)
         are meant.
     type: list
     elements: dict
+  restart_files:
+    description: Files whose change calls for a restart of every service, such as that of the installed release.
+    type: list
+    elements: path
+    default: []
+  prune:
+    description: Whether O(services) are all that the host shall have; what is installed besides is stopped and removed.
+    type: bool
+    default: false
   host:
     description: What to call the host in messages.
     type: str
@@ -173,6 +182,8 @@ ARGUMENTS = {
     "directories": {"type": "list", "elements": "dict", "default": []},
     "files": {"type": "list", "elements": "dict", "default": []},
     "services": {"type": "list", "elements": "dict"},
+    "restart_files": {"type": "list", "elements": "path", "default": []},
+    "prune": {"type": "bool", "default": False},
     "host": {"type": "str"},
 }
 
