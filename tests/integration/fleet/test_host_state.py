@@ -456,3 +456,34 @@ def test_second_deployment_at_the_same_time_is_refused(host: Host) -> None:
     assert refused.failed
     assert "another deployment is at work" in refused["msg"]
     assert host.says("two") == ""
+
+
+def test_what_nobody_declares_any_more_is_removed_only_where_that_is_asked_for(host: Host) -> None:
+    one, two = host.service("one"), host.service("two")
+    host.start(one, two)
+
+    part = host.start(one)
+    rehearsed = host.start(one, prune=True, check=True)
+    whole = host.start(one, prune=True)
+    again = host.start(one, prune=True)
+
+    assert not part["changed"]
+    assert (rehearsed["removed"], whole["removed"], whole["stopped"]) == (["two"], ["two"], ["two"])
+    assert [path.stem for path in (host.root / "supervisor/services").iterdir()] == ["one"]
+    assert not again["changed"]
+
+
+def test_a_changed_file_of_the_whole_host_makes_every_service_outdated(host: Host) -> None:
+    release = host.root / "release.json"
+    release.write_text("1")
+    services = [host.service("one"), host.service("two")]
+    host.start(*services, restart_files=[str(release)])
+    before = host.pids()
+
+    release.write_text("2")
+    changed = host.start(*services, restart_files=[str(release)])
+    host.converge()
+
+    assert changed["outdated"] == ["one", "two"]
+    assert not set(host.pids().values()) & set(before.values())
+    assert not host.start(*services, restart_files=[str(release)])["changed"]
