@@ -474,7 +474,7 @@ def test_what_nobody_declares_any_more_is_removed_only_where_that_is_asked_for(h
 
 
 def test_a_changed_file_of_the_whole_host_makes_every_service_outdated(host: Host) -> None:
-    release = host.root / "release.json"
+    release = host.root.parent / "release.json"
     release.write_text("1")
     services = [host.service("one"), host.service("two")]
     host.start(*services, restart_files=[str(release)])
