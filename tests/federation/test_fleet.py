@@ -25,18 +25,14 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 PORTS = yaml.safe_load((ROOT / "group_vars/all/ports.yml").read_text(encoding="utf-8"))
 HOSTS = ("control", "worker-1", "worker-2")
-SERVICES = [
-    ("control", "redis"),
-    ("control", "dataclay_metadata"),
-    ("control", "dataclay_proxy"),
-    ("control", "superlink"),
-    ("control", "superlink_executor"),
-    ("worker-1", "redis"),
-    ("worker-1", "dataclay_backend"),
-    ("worker-1", "otlp_bridge"),
-    ("worker-1", "host_metrics"),
-    ("worker-1", "supernode"),
-    ("worker-1", "forecast_api"),
+# One of the controller and one of a worker at the same time.
+KILLED_TOGETHER = [
+    ("redis", "dataclay_backend"),
+    ("dataclay_metadata", "otlp_bridge"),
+    ("dataclay_proxy", "redis"),
+    ("superlink", "host_metrics"),
+    ("superlink_executor", "supernode"),
+    ("forecast_api", "forecast_api"),
 ]
 NINE_NODES = json.dumps({"training_nodes": 9, "training_run_config": {"min-nodes": 9}})
 GREEN_WITHIN_SECONDS = 30  # what the operator is promised
@@ -92,6 +88,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         "icosfl_project_dir": str(ROOT),
         "icosfl_home": f"{home}/{{{{ inventory_hostname }}}}",
         "icosfl_venv": str(BIN.parent),
+        "icosfl_pki_dir": str(base / "pki"),
         "icosfl_training": {**values["icosfl_training"], "num-server-rounds": 1},
     }
     slots = free_slots()
@@ -201,24 +198,22 @@ def test_a_federated_run_gives_every_node_the_same_model_and_forecasts(fleet: Fl
             assert each["series"] != "cpu_usage" or 0 <= each["value"] <= 100
 
 
-def test_a_second_run_starts_from_the_first_ones_model(fleet: Fleet) -> None:
-    before = forecast(fleet, "worker-1")["model"]["digest"]
+@pytest.mark.parametrize("killed", KILLED_TOGETHER, ids=" and ".join)
+def test_killed_services_come_back_and_all_is_green_again(fleet: Fleet, killed: tuple[str, str]) -> None:
+    before = pids(fleet.hosts())
+    targets = list(zip(("control", "worker-1"), killed, strict=True))
 
-    fleet.icosfl("train")
+    for target in targets:
+        os.kill(before[target], signal.SIGKILL)
 
-    runs = sorted((fleet.home / "control/data/runs").glob("*/progress.jsonl"), key=lambda path: path.stat().st_mtime)
-    ready = next(each for each in map(json.loads, runs[-1].read_text().splitlines()) if each["event"] == "ready")
-    assert ready["warm_start"] == before
-    wait_until(lambda: forecast(fleet, "worker-1")["model"]["digest"] != before, 30)
+    def back() -> bool:
+        hosts = fleet.hosts()
+        now = pids(hosts)
+        return all(host["condition"] == "green" for host in hosts.values()) and all(
+            now[target] not in {0, before[target]} for target in targets
+        )
 
-
-@pytest.mark.parametrize(("host", "name"), SERVICES)
-def test_a_killed_service_comes_back_and_all_is_green_again(fleet: Fleet, host: str, name: str) -> None:
-    pid = fleet.service(host, name)["pid"]
-
-    os.kill(pid, signal.SIGKILL)
-
-    wait_until(lambda: green(fleet) and fleet.service(host, name)["pid"] not in {0, pid}, GREEN_WITHIN_SECONDS)
+    wait_until(back, GREEN_WITHIN_SECONDS)
 
 
 def test_rows_outlive_the_kills(fleet: Fleet) -> None:
@@ -253,35 +248,32 @@ def test_down_stops_everything_and_keeps_rows_and_models(fleet: Fleet) -> None:
     assert list((fleet.home / "worker-1/data/models").glob("*.npz"))
 
 
-def test_a_busy_port_is_refused_before_anything_starts(fleet: Fleet) -> None:
+def test_a_host_with_a_busy_port_and_too_little_memory_is_told_both_before_anything_starts(fleet: Fleet) -> None:
     port = fleet.port("worker-1", "host_metrics")
+    lacking = json.dumps({"icosfl_required_memory_mb": 99999999})
     server = subprocess.Popen([sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"])
     try:
         wait_until(lambda: port in {c.laddr.port for c in psutil.net_connections("inet") if c.status == "LISTEN"}, 20)
 
-        done = fleet.playbook("site.yml", "--limit", "worker-1,control")
+        done = fleet.playbook("site.yml", "--limit", "worker-1,control", "-e", lacking)
     finally:
         server.kill()
         server.wait()
 
+    text = " ".join(done.stdout.split())
     assert done.returncode != 0
-    assert f"port {port} (host_metrics) is already used by pid {server.pid}" in " ".join(done.stdout.split())
+    assert f"port {port} (host_metrics) is already used by pid {server.pid}" in text
+    assert "of memory" in text
+    assert "Cure:" in text
+    assert not running_below(fleet.home)
 
 
-@pytest.mark.parametrize(
-    ("extra", "named"),
-    [
-        ("icosfl_required_disk_mb=999999999", "free disk"),
-        ("icosfl_required_memory_mb=99999999", "of memory"),
-        ("icosfl_redis_binary=/nowhere/redis-server", "/nowhere/redis-server is not an executable file"),
-    ],
-)
-def test_a_host_that_lacks_something_is_refused_with_the_cure(fleet: Fleet, extra: str, named: str) -> None:
-    done = fleet.playbook("site.yml", "--limit", "worker-1,control", "-e", as_json(extra))
+def test_a_program_that_is_not_there_is_refused_with_the_cure(fleet: Fleet) -> None:
+    done = fleet.playbook("site.yml", "--limit", "control", "-e", "icosfl_redis_binary=/nowhere/redis-server")
 
     text = " ".join(done.stdout.split())
     assert done.returncode != 0
-    assert named in text
+    assert "/nowhere/redis-server" in text
     assert "Cure:" in text
 
 
@@ -296,12 +288,6 @@ def test_reset_leaves_nothing_behind(fleet: Fleet) -> None:
     assert not [path for path in fleet.home.rglob("*") if path.is_file()]
 
 
-def as_json(extra: str) -> str:
-    """KEY=VALUE as the JSON that keeps a number a number."""
-    key, _, value = extra.partition("=")
-    return json.dumps({key: int(value) if value.isdigit() else value})
-
-
 def readiness(fleet: Fleet, host: str) -> dict[str, Any]:
     """What a node's forecast service says of its store and its model."""
     return dict(httpx.get(f"http://127.0.0.1:{fleet.port(host, 'forecast')}/readyz").json())
@@ -314,9 +300,9 @@ def forecast(fleet: Fleet, host: str) -> dict[str, Any]:
     return dict(httpx.get(url).json())
 
 
-def green(fleet: Fleet) -> bool:
-    """Whether `icosfl status` finds every host green."""
-    return {host["condition"] for host in fleet.hosts().values()} == {"green"}
+def pids(hosts: dict[str, dict[str, Any]]) -> dict[tuple[str, str], int]:
+    """The process of each service, by host and name; 0 for one that does not run."""
+    return {(name, each["name"]): each["pid"] for name, host in hosts.items() for each in host["services"]}
 
 
 def wait_until(condition: Any, seconds: float) -> None:
