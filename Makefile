@@ -24,7 +24,7 @@ type: setup ## Check the types
 	mypy
 
 test: setup ## Run all tests
-	pytest
+	@scripts/test
 
 bench: setup ## Print the benchmarks' tables
 	@set -e; for file in benchmarks/*.py; do python "$$file"; done
