@@ -19,7 +19,7 @@ from icosfl.fleet.bundle_archive import BundleRefused, read_bundle
 class ActionModule(ActionBase):
     """Runs the module `release`; a second time with the bundle where the host lacks it."""
 
-    TRANSFERS_FILES = True
+    TRANSFERS_FILES = False  # only to a host that lacks the release: the others need no scratch directory
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
