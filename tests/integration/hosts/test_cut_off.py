@@ -25,7 +25,7 @@ def inventory(fleet: HostFleet, tmp_path: Path) -> Path:
     machine = {"ansible_host": fleet["control"].address}
     groups = {
         "controller": {"hosts": {"control": machine}},
-        "workers": {"hosts": {"worker": {**machine, "icosfl_slot": 1}}},
+        "workers": {"hosts": {"worker": {**machine, "icosfl_slot": 1, "icosfl_supernodes": 2}}},
     }
     directory = tmp_path / "one-machine"
     directory.mkdir()
@@ -56,5 +56,5 @@ def test_a_play_that_was_killed_twice_is_cured_by_running_it_again(
     listed = fleet.run("control", ["systemctl", "list-units", "--plain", "--no-legend", "icosfl-*.service"]).stdout
     units = {line.split()[0]: line.split()[3] for line in listed.splitlines()}
     assert set(units.values()) == {"running"}
-    assert {"icosfl-superlink.service", "icosfl-redis.service", "icosfl-1-redis.service"} <= units.keys()
-    assert "icosfl-1-supernode.service" in units
+    wanted = ("icosfl-superlink", "icosfl-redis", "icosfl-1-redis", "icosfl-1-supernode", "icosfl-1-supernode-2")
+    assert {f"{name}.service" for name in wanted} <= units.keys()
