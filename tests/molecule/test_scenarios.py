@@ -52,7 +52,7 @@ def test_the_federation_is_deployed_trains_survives_its_faults_and_grows(
 @pytest.mark.timeout(3600)
 def test_roles_work_alone(docker_engine: docker.DockerClient, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """One call for all: they share their hosts."""
-    if request.config.getoption("--all-scenarios"):
+    if request.config.getoption("--all-scenarios", default=False):
         run("--all", "--exclude", "federation", "--exclude", "default", state=tmp_path)
     else:
         run(*(word for scenario in FAST for word in ("-s", scenario)), state=tmp_path)
