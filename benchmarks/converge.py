@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/converge.py [WORKERS ...]
 
 For each size a controller and so many bare workers are made as containers (Docker is needed), then site.yml runs over
-SSH: for the first time, again, and with `--limit` for one more host. A host's processor time is that of its SSH
-sessions and of its systemd, so that what the deployed services use themselves is left out. Read the slope: what one
+SSH: for the first time, again, and with `--limit` for one more host. A host's processor time is without
+that of the services themselves. Read the slope: what one
 more host costs. It takes about half an hour, and about 2 GB of disk a host while it runs.
 """
 
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import docker
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +31,7 @@ sys.path.insert(0, str(PROJECT / "tests"))
 from support.hosts import HostFleet, docker_engine  # noqa: E402 (the tests' library is not installed)
 
 SIZES = (1, 3, 8)
-SESSIONS = ("system.slice/ssh.service", "init.scope")
+OF_SERVICES = 'for each in $(ps -o pid= -u icosfl 2>/dev/null); do cat "/proc/$each/stat"; done 2>/dev/null; true'
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
 
@@ -53,30 +54,25 @@ class Cost:
         return (self.control_cpu + self.host_cpu) / self.hosts
 
 
-def count_sessions(fleet: HostFleet, name: str) -> None:
-    """Have a host count the processor time of its SSH sessions and of systemd itself."""
-    fleet.run(name, ["systemctl", "set-property", "--runtime", "ssh.service", "CPUAccounting=yes"])
+def host_seconds(engine: docker.DockerClient, fleet: HostFleet, name: str) -> float:
+    """Processor seconds of a host since it was made, without those of the services that icosfl runs there."""
+    used: int = engine.containers.get(fleet[name].container).stats(stream=False)["cpu_stats"]["cpu_usage"][
+        "total_usage"
+    ]
+    services = 0
+    for line in fleet.run(name, ["sh", "-c", OF_SERVICES]).stdout.splitlines():
+        services += sum(int(ticks) for ticks in line.rpartition(") ")[2].split()[11:15])  # own and of ended children
+    return used / 1e9 - services / os.sysconf("SC_CLK_TCK")
 
 
-def session_seconds(fleet: HostFleet, name: str) -> float:
-    """Processor seconds of a host's SSH sessions and of its systemd since it was made."""
-    root = "/sys/fs/cgroup/cpuacct" if fleet.run(name, ["ls", "/sys/fs/cgroup"]).stdout.count("cpuacct") else ""
-    if root:
-        files = [f"{root}/{group}/cpuacct.usage" for group in SESSIONS]
-        return sum(int(line) for line in fleet.run(name, ["cat", *files], check=False).stdout.split()) / 1e9
-    files = [f"/sys/fs/cgroup/{group}/cpu.stat" for group in SESSIONS]
-    found = re.findall(r"usage_usec (\d+)", fleet.run(name, ["cat", *files], check=False).stdout)
-    return sum(int(value) for value in found) / 1e6
-
-
-def deploy(fleet: HostFleet, run: str, workers: int, limit: str | None = None) -> Cost:
+def deploy(engine: docker.DockerClient, fleet: HostFleet, run: str, workers: int, limit: str | None = None) -> Cost:
     """Run site.yml and return what it cost.
 
     Raises:
         SystemExit: it failed; its output says why.
     """
     names = [host.name for host in fleet.hosts if limit in {None, host.name}]
-    before_hosts = {host.name: session_seconds(fleet, host.name) for host in fleet.hosts}
+    before_hosts = {host.name: host_seconds(engine, fleet, host.name) for host in fleet.hosts}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.monotonic()
     arguments = ["ansible-playbook", "site.yml", "-i", str(fleet.inventory), *(["--limit", limit] if limit else [])]
@@ -86,7 +82,7 @@ def deploy(fleet: HostFleet, run: str, workers: int, limit: str | None = None) -
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"site.yml failed:\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
-    host_cpu = sum(session_seconds(fleet, name) - value for name, value in before_hosts.items())
+    host_cpu = sum(host_seconds(engine, fleet, name) - value for name, value in before_hosts.items())
     recap = {found[0]: (int(found[1]), int(found[2])) for found in RECAP.findall(done.stdout) if found[0] in names}
     return Cost(
         run,
@@ -106,13 +102,10 @@ def measure(workers: int, directory: Path) -> list[Cost]:
         fleet = HostFleet(engine, "icosfl-converge", directory)
         try:
             fleet.up(["bookworm", *(("trixie", "bookworm")[number % 2] for number in range(workers))])
-            for host in fleet.hosts:
-                count_sessions(fleet, host.name)
-            costs = [deploy(fleet, run, workers) for run in ("first", "second")]
+            costs = [deploy(engine, fleet, run, workers) for run in ("first", "second")]
             fleet.add_host("one-more")
-            count_sessions(fleet, "one-more")
-            costs.append(deploy(fleet, "add one", workers, "one-more"))
-            costs.append(deploy(fleet, "add one, again", workers, "one-more"))
+            costs.append(deploy(engine, fleet, "add one", workers, "one-more"))
+            costs.append(deploy(engine, fleet, "add one, again", workers, "one-more"))
         finally:
             fleet.down()
     return costs
