@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/converge.py [WORKERS ...]
 
 For each size a controller and so many bare workers are made as containers (Docker is needed), then site.yml runs over
-SSH: for the first time, again, and with `--limit` for one more host. A host's processor time is without
-that of the services themselves. Read the slope: what one
-more host costs. It takes about half an hour, and about 2 GB of disk a host while it runs.
+SSH: for the first time, again, and with `--limit` for one more host. A host's processor time is without that of the
+services themselves. Read the slope: what one more host costs. It takes about half an hour, and about 2 GB of disk a
+host while it runs.
 """
 
 from __future__ import annotations
