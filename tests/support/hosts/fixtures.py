@@ -36,9 +36,9 @@ def docker_engine() -> Iterator[docker.DockerClient]:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def make_fleet(docker_engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeFleet]:
-    """Make fleets by name: `make_fleet("update", ["bookworm", "trixie"])`; they are removed when the session ends.
+    """Make fleets by name: `make_fleet("update", ["bookworm", "trixie"])`; they are removed when the module's tests end.
 
     The same name again gives a bare fleet anew. More keyword arguments are variables of its inventory.
     """
