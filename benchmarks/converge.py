@@ -84,7 +84,7 @@ def deploy(engine: docker.DockerClient, fleet: HostFleet, run: str, workers: int
         raise SystemExit(f"site.yml failed:\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
     host_cpu = sum(host_seconds(engine, fleet, name) - value for name, value in before_hosts.items())
     recap = {found[0]: (int(found[1]), int(found[2])) for found in RECAP.findall(done.stdout) if found[0] in names}
-    return Cost(
+    cost = Cost(
         run,
         workers,
         len(names),
@@ -94,6 +94,8 @@ def deploy(engine: docker.DockerClient, fleet: HostFleet, run: str, workers: int
         host_cpu,
         wall,
     )
+    Console(stderr=True).print(f"{run}: {cost.cpu_per_host:.1f} CPU s a host, {wall:.0f} s", style="dim")
+    return cost
 
 
 def measure(workers: int, directory: Path) -> list[Cost]:
