@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,4 +82,5 @@ def _command(playbook: str, inventory: Path, *options: str) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # pytest may run without the environment's programs on it
+    return {**os.environ, "PATH": path, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
