@@ -38,7 +38,7 @@ def docker_engine() -> Iterator[docker.DockerClient]:
 
 @pytest.fixture(scope="module")
 def make_fleet(docker_engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeFleet]:
-    """Make fleets by name: `make_fleet("update", ["bookworm", "trixie"])`; they are removed when the module's tests end.
+    """Make fleets by name: `make_fleet("update", ["bookworm", "trixie"])`; they end with the module's tests.
 
     The same name again gives a bare fleet anew. More keyword arguments are variables of its inventory.
     """

@@ -82,5 +82,5 @@ def _command(playbook: str, inventory: Path, *options: str) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # pytest may run without the environment's programs on it
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # pytest may run without our programs on it
     return {**os.environ, "PATH": path, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
