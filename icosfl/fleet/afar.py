@@ -20,6 +20,7 @@ from icosfl.fleet.status import Condition
 PLAYBOOK = "look"
 UP = "icosfl up"
 NOT_ASKED = "Ansible did not ask it"
+JOIN_NODES = "put it into the group nodes of the inventory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Collector(Silent):
         if host in self.failures:
             return trouble_of(*self.failures[host])
         if host not in self.reports:
-            return Trouble("unreachable", NOT_ASKED, "put it into the group nodes of the inventory")
+            return Trouble("unreachable", NOT_ASKED, JOIN_NODES)
         try:
             return from_plain(self.reports[host])
         except IcosflError as error:
@@ -81,13 +82,26 @@ def ask_afar(fleet: Fleet, hosts: Sequence[Host], pages: Sequence[str]) -> dict[
     if not hosts:
         return {}
     variables = {"look_pages": list(pages), "look_planned": {k: list(v) for k, v in read_plan(fleet.project).items()}}
-    limit = None if len(hosts) == len(fleet.hosts) else ",".join(host.name for host in hosts)
-    collector = Collector()
-    result = run_playbook(Playbook(PLAYBOOK, fleet.inventory, fleet.project, variables, limit), collector)
-    if result.status == "interrupted":
-        raise KeyboardInterrupt
+    collector, result = collect(PLAYBOOK, fleet, hosts, variables)
     _refuse_broken(result)
     return {host.name: collector.answer(host.name) for host in hosts}
+
+
+def collect(
+    playbook: str, fleet: Fleet, hosts: Sequence[Host], variables: Mapping[str, object]
+) -> tuple[Collector, PlaybookResult]:
+    """Run a playbook on these hosts of the fleet, and return what they said and how it ended.
+
+    Raises:
+        RunFailed: the playbook cannot be run at all.
+        KeyboardInterrupt: somebody ended it.
+    """
+    limit = None if len(hosts) == len(fleet.hosts) else ",".join(host.name for host in hosts)
+    collector = Collector()
+    result = run_playbook(Playbook(playbook, fleet.inventory, fleet.project, variables, limit), collector)
+    if result.status == "interrupted":
+        raise KeyboardInterrupt
+    return collector, result
 
 
 def _refuse_broken(result: PlaybookResult) -> None:

@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 
 from icosfl.errors import IcosflError
 from icosfl.fleet import authority, bundle
-from icosfl.fleet.afar import Collector
+from icosfl.fleet.afar import JOIN_NODES, NOT_ASKED, collect
 from icosfl.fleet.events import Failure
 from icosfl.fleet.inventory import Fleet, Host
 from icosfl.fleet.machine import gather
 from icosfl.fleet.preflight import Check, examine
-from icosfl.fleet.runner import Playbook, run_playbook
 
 PLAYBOOK = "preflight"
 ROTATE = "ansible-playbook playbooks/rotate-certs.yml"
@@ -84,11 +83,7 @@ def _certificates(fleet: Fleet) -> Iterator[Check]:
 
 def _hosts(fleet: Fleet, hosts: Sequence[Host]) -> Iterator[Check]:
     """Let each host be judged by the same preflight that site.yml starts with."""
-    limit = None if len(hosts) == len(fleet.hosts) else ",".join(host.name for host in hosts)
-    collector = Collector()
-    result = run_playbook(Playbook(PLAYBOOK, fleet.inventory, fleet.project, {}, limit), collector)
-    if result.status == "interrupted":
-        raise KeyboardInterrupt
+    collector, result = collect(PLAYBOOK, fleet, hosts, {})
     broken = next((failure for failure in result.failures if not failure.host), None)
     if broken is not None:
         yield Check("hosts", "failed", broken.message, broken.cure or f"see {result.log or 'the inventory'}")
@@ -100,7 +95,7 @@ def _hosts(fleet: Fleet, hosts: Sequence[Host]) -> Iterator[Check]:
         elif any(recap.host == host.name for recap in result.hosts):
             yield Check(host.name, "ok", "it can carry its services")
         else:
-            yield Check(host.name, "failed", "Ansible did not ask it", "put it into the group nodes of the inventory")
+            yield Check(host.name, "failed", NOT_ASKED, JOIN_NODES)
 
 
 def refusals(host: str, failure: Failure) -> Iterator[Check]:

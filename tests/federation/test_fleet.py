@@ -81,10 +81,6 @@ class Fleet:
         """What `icosfl status` says, by host."""
         return {host["host"]: host for host in self.icosfl("status", check=False)["hosts"]}
 
-    def service(self, host: str, name: str) -> dict[str, Any]:
-        """What `icosfl status` says of one service."""
-        return next(each for each in self.hosts()[host]["services"] if each["name"] == name)
-
     def port(self, host: str, service: str) -> int:
         """The port of a service, computed as the plan says."""
         return int(PORTS["icosfl_ports"][service] + self.slots[host] * PORTS["icosfl_port_stride"])

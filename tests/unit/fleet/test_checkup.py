@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from icosfl.fleet import checkup
+from icosfl.fleet import afar
 from icosfl.fleet.authority import CERTIFICATE
 from icosfl.fleet.checkup import examine_fleet, refusals
 from icosfl.fleet.events import Failure, HostDone, HostRecap, Tally
@@ -32,7 +32,7 @@ def edges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         recap = tuple(HostRecap(name, 1, 0, 0, 0, 0) for name in ("edge-01", "edge-02"))
         return PlaybookResult(playbook.name, "failed", recap, (failure,), (), 1.0, None)
 
-    monkeypatch.setattr(checkup, "run_playbook", preflight)
+    monkeypatch.setattr(afar, "run_playbook", preflight)
     return make_fleet(tmp_path, *(make_host(f"edge-0{number}", tmp_path, connection="ssh") for number in (1, 2, 3)))
 
 
