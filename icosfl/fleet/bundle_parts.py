@@ -17,7 +17,7 @@ from pathlib import Path
 
 from icosfl.errors import RunFailed
 from icosfl.fleet.bundle_interpreter import copy_interpreter
-from icosfl.fleet.bundle_plan import RECIPE, Locked, Plan, canonical
+from icosfl.fleet.bundle_plan import RECIPE, Plan, canonical
 
 Say = Callable[[str], None]
 
@@ -117,11 +117,6 @@ def _whole(part: Path) -> bool:
 def _sizes(part: Path) -> dict[str, int]:
     files = (path for path in part.rglob("*") if path.is_file() and path.name != "sizes.json")
     return {str(path.relative_to(part)): path.stat().st_size for path in files}
-
-
-def locked_digests(requirements: Sequence[Locked]) -> frozenset[str]:
-    """Return every digest that the lock file allows."""
-    return frozenset().union(*(each.hashes for each in requirements))
 
 
 def _pip(arguments: list[str], say: Say) -> None:
