@@ -207,9 +207,7 @@ def test_a_federated_run_gives_every_node_the_same_model_and_forecasts(fleet: Fl
 
 
 @pytest.mark.parametrize("targets", KILLED_TOGETHER.values(), ids=KILLED_TOGETHER)
-def test_killed_services_come_back_all_is_green_again_and_the_rows_are_there(
-    fleet: Fleet, targets: list[tuple[str, str]]
-) -> None:
+def test_killed_services_come_back_green_with_their_rows(fleet: Fleet, targets: list[tuple[str, str]]) -> None:
     before = pids(fleet.hosts())
     rows = {host: stored_rows(fleet, host) for host in HOSTS}
 
