@@ -91,6 +91,10 @@ class Service:
     A runtime with a sandbox (systemd) shows a service nothing of the host's root but `files` and `reads`, which it may
     read, and `writes`, which it may write; `sees_host` lets it look at the whole machine's processes and devices.
     `needs` are services of the same host that start before it.
+
+    Where services have networks of their own (docker), the machine offers those of the `ports` that `publish` names, each
+    at the address that it gives; `image` is what the service runs in, "" for the release's own. Elsewhere neither counts.
+    `health` is asked from the host, by way of such a port.
     """
 
     name: str
@@ -103,6 +107,8 @@ class Service:
     directory: str = ""
     files: tuple[str, ...] = ()
     ports: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    publish: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    image: str = ""
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
@@ -132,6 +138,8 @@ class Service:
             files=table.paths("files"),
             health=_health(table),
             ports=table.ports("ports"),
+            publish=table.environment("publish"),
+            image=table.text("image", ""),
             stop_seconds=table.integer("stop_seconds"),
             priority=table.integer("priority"),
             reads=table.paths("reads"),
@@ -143,6 +151,8 @@ class Service:
         table.refuse_the_rest()
         if not service.command:
             raise table.error("command", "is empty", "expected a list of the program and its arguments")
+        if strangers := sorted(set(service.publish) - set(service.ports)):
+            raise table.error("publish", f"names {', '.join(strangers)}", "expected names that ports has, too")
         return service
 
     def description_dict(self) -> dict[str, Any]:

@@ -32,6 +32,17 @@ class Problem:
         return f"{self.host}: {self.key}: {self.message}. Cure: {self.cure}"
 
 
+def listen_address(service: str, runtime: str, listen: str) -> str:
+    """Return the address at which a service of a host listens, and at which its neighbours on the host reach it.
+
+    Args:
+        service: Its name.
+        runtime: What runs the host's services: in containers each listens at its own name on their private network.
+        listen: The address elsewhere, of the host itself.
+    """
+    return service.replace("_", "-") if runtime == "docker" else listen
+
+
 def host_ports(  # noqa: PLR0913, PLR0917 (the facts of the plan)
     bases: Mapping[str, int],
     stride: int,

@@ -162,6 +162,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
         return {
+            "icosfl_at": topology.listen_address,
             "icosfl_flower_environment": flower_environment,
             "icosfl_host_ports": host_ports,
             "icosfl_inventory_problems": inventory_problems,
