@@ -53,6 +53,8 @@ class StoreConfig:
     """Where a node's rows are kept.
 
     `kind` memory keeps them in the process (tests, one-process trials); dataclay keeps them in the node's object store.
+    `backends_at` is for who is not on the store's own network: the host at which its backends are reached, on the ports
+    that they have; "" means where they say they are.
     """
 
     kind: Literal["memory", "dataclay"]
@@ -63,6 +65,7 @@ class StoreConfig:
     dataset: str
     username: str
     password: str
+    backends_at: str = ""
 
 
 @checked(frozen=True, config=_STRICT)

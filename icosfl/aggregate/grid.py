@@ -66,6 +66,19 @@ class BoundedGrid(Grid):
         """
         return self._bounded(lambda: list(self._grid.get_node_ids()))
 
+    def wait_for_nodes(self, least: int, timeout: float) -> list[int]:
+        """The nodes that are online as soon as there are at least so many of them, or after `timeout` seconds.
+
+        A node whose connection broke comes back by itself, within a minute of the network.
+
+        Raises:
+            Unavailable: the SuperLink stays away.
+        """
+        deadline = time.monotonic() + timeout
+        while len(nodes := list(self.get_node_ids())) < least and time.monotonic() < deadline:
+            time.sleep(min(self._poll_seconds, max(deadline - time.monotonic(), 0.0)))
+        return sorted(nodes)
+
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages; returns their ids.
 

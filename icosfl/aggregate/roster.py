@@ -77,15 +77,14 @@ class Roster:
         return reduce(Moments.merge, (member.moments for member in self.members))
 
 
-def call(grid: BoundedGrid, question: Question, timeout: float) -> Roster:
-    """Ask every node that is online, at most `timeout` seconds.
+def call(grid: BoundedGrid, question: Question, least: int, timeout: float) -> Roster:
+    """Ask every node that is online, once `least` are; at most `timeout` seconds for them to come, and to answer.
 
     Raises:
         Unavailable: the SuperLink stays away.
     """
-    messages = [
-        Message(pack(question), node, MessageType.QUERY, group_id="query") for node in sorted(grid.get_node_ids())
-    ]
+    nodes = grid.wait_for_nodes(least, timeout)
+    messages = [Message(pack(question), node, MessageType.QUERY, group_id="query") for node in nodes]
     answers = pair(messages, grid.send_and_receive(messages, timeout=timeout), timeout)
     return muster(answers, len(question.series))
 

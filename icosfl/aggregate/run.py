@@ -132,7 +132,7 @@ class _Run:
         loading = threading.Thread(target=importlib.import_module, args=["icosfl.train.scores"])
         loading.start()
         try:
-            return call(self._grid, job.question, self._settings.query_timeout_seconds)
+            return call(self._grid, job.question, job.settings.min_nodes, self._settings.query_timeout_seconds)
         finally:
             loading.join()
 

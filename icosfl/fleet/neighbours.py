@@ -24,7 +24,7 @@ class HostSpec:
         connection: How Ansible reaches it.
         supernodes: How many SuperNodes it runs.
         home: Where everything of it lies; "" where it has its machine for itself, so that it does not matter.
-        unit_prefix: What its systemd units begin with; "" as above.
+        unit_prefix: What its units or containers begin with; "" as above.
     """
 
     name: str
@@ -130,6 +130,6 @@ def bad_neighbours(specs: Iterable[HostSpec]) -> Iterator[Problem]:
                 yield Problem(spec.name, "icosfl_home", message, "put {{ inventory_hostname }} into icosfl_home")
             owner = prefixes.setdefault(spec.unit_prefix, spec)
             # Those of one slot are told so because of their ports.
-            if spec.runtime == "systemd" and spec.unit_prefix and owner.slot != spec.slot:
+            if spec.runtime != "supervisor" and spec.unit_prefix and owner.slot != spec.slot:
                 message = f"{owner.name} on the same machine names its units {spec.unit_prefix}-*, too"
                 yield Problem(spec.name, "icosfl_unit_prefix", message, "give each an icosfl_slot or prefix of its own")

@@ -190,7 +190,8 @@ class Directory:
         """The address of each registered backend, read from Redis and not from the service's cache."""
         request = metadata_pb2.GetAllBackendsRequest(force=True)
         reply = _ask(self._stub.GetAllBackends, request, self._time_left(), self._where)
-        return {key: Endpoint(host=found.host, port=found.port) for key, found in reply.backends.items()}
+        at = self._config.backends_at
+        return {key: Endpoint(host=at or found.host, port=found.port) for key, found in reply.backends.items()}
 
     def _make(self, schema: Schema, object_id: UUID) -> Link:
         """Make an empty object on a backend."""

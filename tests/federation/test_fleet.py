@@ -64,7 +64,7 @@ class Fleet:
         """Run an icosfl command and return the JSON that it said last."""
         done = self.run("icosfl", "-i", str(self.inventory), "--json", *arguments)
         assert not check or done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout.splitlines()[-1])  # `watch` says a line at each look
+        return last_document(done.stdout)
 
     def playbook(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run ansible-playbook as an operator would."""
@@ -288,6 +288,16 @@ def test_reset_leaves_nothing_behind(fleet: Fleet) -> None:
 
     assert not running_below(fleet.home)
     assert not [path for path in fleet.home.rglob("*") if path.is_file()]
+
+
+def last_document(text: str) -> Any:
+    """The last of the JSON documents in a text: `watch` says one at each look."""
+    document, end, decoder = None, 0, json.JSONDecoder()
+    text = text.strip()
+    while end < len(text):
+        document, end = decoder.raw_decode(text, end)
+        end += len(text[end:]) - len(text[end:].lstrip())
+    return document
 
 
 def stored_rows(fleet: Fleet, host: str) -> int:

@@ -50,6 +50,15 @@ def test_a_reply_to_another_message_is_left_alone() -> None:
     assert isinstance(pair(asked, late, 1)[1], NoReply)
 
 
+def test_nodes_that_are_still_coming_back_are_waited_for_but_not_for_ever() -> None:
+    coming = FakeGrid({1: content})
+    looks = iter([[1], [1], [2, 1]])
+    coming.get_node_ids = lambda: next(looks)  # type: ignore[method-assign]
+
+    assert BoundedGrid(coming, poll_seconds=0.01).wait_for_nodes(2, 60) == [1, 2]
+    assert BoundedGrid(FakeGrid({1: content}), poll_seconds=0.01).wait_for_nodes(2, 0.05) == [1]
+
+
 def test_no_message_needs_no_superlink() -> None:
     assert list(BoundedGrid(Stuck({})).send_and_receive([], timeout=1)) == []
 
