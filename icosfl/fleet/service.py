@@ -92,9 +92,9 @@ class Service:
     read, and `writes`, which it may write; `sees_host` lets it look at the whole machine's processes and devices.
     `needs` are services of the same host that start before it.
 
-    Where services have networks of their own (docker), the machine offers those of the `ports` that `publish` names, each
-    at the address that it gives; `image` is what the service runs in, "" for the release's own. Elsewhere neither counts.
-    `health` is asked from the host, by way of such a port.
+    Where services have a network of their own (docker), the machine offers those of the `ports` that `publish` names,
+    each at the address that it gives; `image` is what the service runs in, "" for the release's own. Elsewhere neither
+    counts. `health` is asked from the host, by way of such a port.
     """
 
     name: str
