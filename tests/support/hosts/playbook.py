@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,8 +72,9 @@ def cut_off(playbook: str, inventory: Path, log: Path, when: Callable[[], bool],
                 time.sleep(0.1)
         finally:
             # Ansible's workers have sessions of their own: a signal to the group would leave them working
-            for process in (running, *running.children(recursive=True)):
-                process.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):  # it ended by itself, which the assertion tells
+                for process in (running, *running.children(recursive=True)):
+                    process.send_signal(signal.SIGKILL)
             running.wait()
     return log.read_text(encoding="utf-8")
 
