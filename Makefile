@@ -38,8 +38,8 @@ demo: setup ## A working federation on this machine: deploy, collect, train, for
 down: setup ## Stop the federation; its data stays
 	@icosfl -i "$(INVENTORY)" down
 
-fleet: setup ## Bare Debian hosts in containers, kept (HOSTS=3): what site.yml can be tried on
-	@scripts/fleet up --hosts $(or $(HOSTS),3)
+fleet: setup ## Bare Debian hosts in containers, kept (HOSTS=3 RUNTIME=systemd|docker): what site.yml can be tried on
+	@scripts/fleet up --hosts $(or $(HOSTS),3) --runtime $(or $(RUNTIME),systemd)
 
 fleet-down: setup ## Remove the hosts that `make fleet` made
 	@scripts/fleet down

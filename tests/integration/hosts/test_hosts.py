@@ -151,6 +151,44 @@ def test_a_fleet_grows_is_found_again_and_leaves_nothing_but_others(
     assert mounts() == before
 
 
+def test_hosts_that_shall_have_docker_run_containers_with_limits_and_leave_no_volume(
+    make_fleet: MakeFleet, docker_engine: docker.DockerClient
+) -> None:
+    both = make_fleet("docker", ["bookworm", "trixie"], docker=["control", "worker-1"])
+    make = "tar -ch /bin/sleep $(ldd /bin/sleep | grep -o '/[^ ]*') 2>/dev/null | docker import - tiny"
+    start = [
+        "docker",
+        "run",
+        "--detach",
+        "--memory=32m",
+        "--publish=8080:8080",
+        "--name=one",
+        "tiny",
+        "/bin/sleep",
+        "99",
+    ]
+    for host in both.hosts:
+        both.run(host.name, ["sh", "-ec", make])
+        both.run(host.name, start)
+
+        told = "{{.State.Running}} {{.HostConfig.Memory}}"
+        assert both.run(host.name, ["docker", "inspect", "--format", told, "one"]).stdout == "true 33554432\n"
+        socket.create_connection((host.address, 8080), timeout=5).close()  # Docker's proxy takes it
+    volumes = {volume.name for volume in docker_engine.volumes.list()}
+    ours = {
+        mount["Name"]
+        for host in both.hosts
+        for mount in docker_engine.containers.get(host.container).attrs["Mounts"]
+        if mount["Type"] == "volume"
+    }
+    assert len(ours & volumes) == 2
+    assert "icosfl_runtime: docker" in (both.inventory / "hosts.yml").read_text(encoding="utf-8")
+
+    both.down()
+
+    assert not ours & {volume.name for volume in docker_engine.volumes.list()}
+
+
 def test_a_machine_without_root_or_apt_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     machine.as_root.cache_clear()
     monkeypatch.setattr(machine.shutil, "which", lambda *_, **__: None)

@@ -14,8 +14,9 @@ from pathlib import Path
 import docker
 
 from icosfl.errors import IcosflError
+from support.hosts.access import RUNTIME
 from support.hosts.engine import docker_engine
-from support.hosts.fleet import DEFAULT_RELEASES, HostFleet
+from support.hosts.fleet import DEFAULT_RELEASES, HostFleet, host_names
 from support.hosts.image import RELEASES, remove_images
 from support.hosts.machine import PROJECT
 
@@ -39,11 +40,22 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--fresh", action="store_true", help="up: make all hosts anew, also where they run")
     parser.add_argument(
+        "--runtime",
+        choices=("systemd", "docker"),
+        default="systemd",
+        help="up and add: how the hosts run their services (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--docker", nargs="+", default=[], metavar="HOST", help="up: these hosts run their services in Docker"
+    )
+    parser.add_argument(
         "--release", choices=RELEASES, default="bookworm", help="add: its Debian (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
     if not 2 <= options.hosts <= 200:
         parser.error("--hosts: a fleet has 2 to 200 hosts")
+    if unknown := set(options.docker) - set(host_names(options.hosts)):
+        parser.error(f"--docker: there will be no {', '.join(sorted(unknown))}")
     if (options.command in ONE) != (options.host is not None):
         parser.error(f"{options.command}: {'name a host' if options.host is None else 'takes no host'}")
     try:
@@ -60,8 +72,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _whole(engine: docker.DockerClient, fleet: HostFleet, options: argparse.Namespace) -> int:
     if options.command == "up":
         started = time.monotonic()
-        if options.fresh or len(fleet.hosts) != options.hosts or not fleet.inventory.is_dir():
-            fleet.up([DEFAULT_RELEASES[number % 2] for number in range(options.hosts)])
+        names = host_names(options.hosts)
+        docker = set(names if options.runtime == "docker" else options.docker)
+        wanted = {name: "docker" if name in docker else RUNTIME for name in names}
+        is_there = wanted == {host.name: host.runtime for host in fleet.hosts} and fleet.inventory.is_dir()
+        if options.fresh or not is_there:
+            fleet.up([DEFAULT_RELEASES[number % 2] for number in range(options.hosts)], docker)
             _say(f"{options.hosts} hosts booted in {time.monotonic() - started:.1f} s")
         _show(fleet)
         inventory = Path(os.path.relpath(fleet.inventory))
@@ -84,7 +100,7 @@ def _one(fleet: HostFleet, options: argparse.Namespace) -> int:
         _say(f"fleet: the hosts of {fleet.name} are: {', '.join(known) or 'none'}")
         return 2
     if options.command == "add":
-        fleet.add_host(options.host, options.release)
+        fleet.add_host(options.host, options.release, docker=options.runtime == "docker")
     elif options.command == "forget":
         fleet.remove_host(options.host)
     else:
@@ -101,7 +117,8 @@ def _show(fleet: HostFleet) -> None:
     if not fleet.hosts:
         _say("There is no fleet. Make one: make fleet")
     for host in fleet.hosts:
-        _say(f"{host.name:10} {host.address:14} {host.release:10} {host.group:10} {fleet.state(host.name)}")
+        told = (f"{host.name:10}", f"{host.address:14}", f"{host.release:9}", f"{host.group:10}", f"{host.runtime:8}")
+        _say(" ".join((*told, fleet.state(host.name))))
 
 
 if __name__ == "__main__":

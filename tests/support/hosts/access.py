@@ -5,12 +5,25 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 USER = "deploy"
 ENVIRONMENT = "fleet"  # the inventory's top group
+RUNTIME = "systemd"  # of hosts whose line says nothing else
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A host's line in the inventory, and its own public key."""
+
+    name: str
+    address: str
+    group: str
+    runtime: str
+    public_key: str
 
 
 class Access:
@@ -53,17 +66,14 @@ class Access:
         own = ["-F", "/dev/null", "-i", str(self.key), "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
         return ["ssh", *own, *self.options, f"{USER}@{address}", *argv]
 
-    def write(self, hosts: Iterable[tuple[str, str, str, str, str]]) -> None:
-        """Write known_hosts and the inventory.
-
-        Args:
-            hosts: Name, address, Debian release, group and public key of each.
-        """
+    def write(self, hosts: Iterable[Line]) -> None:
+        """Write known_hosts and the inventory."""
         groups: dict[str, dict[str, dict[str, str]]] = {"controller": {}, "workers": {}}
         known = []
-        for name, address, _, group, public in hosts:
-            groups[group][name] = {"ansible_host": address}
-            known.append(f"{address} {' '.join(public.split()[:2])}\n")
+        for host in hosts:
+            own = {} if host.runtime == RUNTIME else {"icosfl_runtime": host.runtime}
+            groups[host.group][host.name] = {"ansible_host": host.address, **own}
+            known.append(f"{host.address} {' '.join(host.public_key.split()[:2])}\n")
         self.known_hosts.write_text("".join(known), encoding="utf-8")
         children = {group: {"hosts": members} for group, members in groups.items() if members}
         tree = {ENVIRONMENT: {"children": {"nodes": {"children": children}}}}
@@ -73,7 +83,7 @@ class Access:
             "ansible_ssh_private_key_file": str(self.key),
             "ansible_ssh_common_args": " ".join(self.options),
             "ansible_python_interpreter": "/usr/bin/python3",
-            "icosfl_runtime": "systemd",
+            "icosfl_runtime": RUNTIME,
             **self._variables,
         }
         for path, content in ((self.inventory / "hosts.yml", tree), (self._group_vars, variables)):

@@ -49,13 +49,19 @@ class Container:
         network: str,
         address: str,
         labels: Mapping[str, str],
+        *,
+        docker: bool = False,
     ) -> Container:
         """Make a container that boots like a machine, and does not reach the one it runs on.
 
         Its cgroups are its own (private, never the machine's mounts), which boot.sh makes writable; SYS_ADMIN is what
-        that and systemd's sandboxes take. `always`: a machine that reboots comes back.
+        that and systemd's sandboxes take. `always`: a machine that reboots comes back. Where `docker` is to run in it,
+        it may use the kernel's keyring and route, and has a disk for overlays, which is removed with it.
         """
         api = engine.api
+        more: dict[str, Any] = {}
+        if docker:
+            more = {"security_opt": ["seccomp=unconfined"], "sysctls": {"net.ipv4.ip_forward": "1"}}
         host_config = api.create_host_config(
             cap_add=["SYS_ADMIN", "NET_ADMIN"],
             cgroupns="private",
@@ -63,6 +69,7 @@ class Container:
             restart_policy={"Name": "always"},
             network_mode=network,
             dns=["127.0.0.1"],  # Docker would ask the machine's name server else
+            **more,
         )
         api.create_container(
             image,
@@ -71,6 +78,7 @@ class Container:
             hostname=hostname,
             labels=dict(labels),
             stop_signal="SIGRTMIN+3",
+            volumes=["/var/lib/docker"] if docker else [],
             host_config=host_config,
             networking_config=api.create_networking_config({network: EndpointConfig(_API, ipv4_address=address)}),
         )

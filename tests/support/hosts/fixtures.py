@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 
 import docker
@@ -40,17 +40,24 @@ def docker_engine() -> Iterator[docker.DockerClient]:
 def make_fleet(docker_engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeFleet]:
     """Make fleets by name: `make_fleet("update", ["bookworm", "trixie"])`; they end with the module's tests.
 
-    The same name again gives a bare fleet anew. More keyword arguments are variables of its inventory.
+    The same name again gives a bare fleet anew. `docker` names the hosts whose services run in Docker, `engine` says
+    whether they have it. More keyword arguments are variables of its inventory.
     """
     # two checkouts, or two workers of one run, never share a fleet
     owner = hashlib.sha256(str(PROJECT).encode()).hexdigest()[:6]
     prefix = f"icosfl-test-{owner}-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
     made: dict[str, HostFleet] = {}
 
-    def make(name: str, releases: Sequence[str] = DEFAULT_RELEASES, **variables: object) -> HostFleet:
+    def make(
+        name: str,
+        releases: Sequence[str] = DEFAULT_RELEASES,
+        docker: Collection[str] = (),
+        engine: bool = True,
+        **variables: object,
+    ) -> HostFleet:
         directory = tmp_path_factory.mktemp(f"fleet-{name}")
         made[name] = HostFleet(docker_engine, f"{prefix}-{name}", directory, variables)
-        return made[name].up(releases)
+        return made[name].up(releases, docker, engine=engine)
 
     try:
         yield make

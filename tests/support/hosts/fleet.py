@@ -6,7 +6,7 @@ All that a fleet makes in Docker carries its label, so that it can be found agai
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,10 @@ import docker
 from docker.errors import NotFound
 
 from icosfl.errors import RunFailed
-from support.hosts.access import Access
+from support.hosts.access import RUNTIME, Access, Line
 from support.hosts.container import Completed, Container
 from support.hosts.engine import LABEL
+from support.hosts.engine_image import engine_images
 from support.hosts.image import host_images
 from support.hosts.network import first_address, make_network
 
@@ -26,18 +27,27 @@ DEFAULT_RELEASES = ("bookworm", "trixie", "bookworm")
 CONTROLLER = "control"  # not `controller`: Ansible warns where a host is named like a group
 _PARALLEL = 4
 _BOOT_SECONDS = 120.0  # a second on an idle machine
-_KEPT = ("name", "address", "release", "group")  # of a host, in its container's labels
+_KEPT = ("name", "address", "release", "group", "runtime")  # of a host, in its container's labels
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One bare host: `group` is `controller` or `workers`, `release` its Debian's code name."""
+    """One bare host: `group` is `controller` or `workers`, `release` its Debian's code name.
+
+    Only a host whose `runtime` is docker can run Docker.
+    """
 
     name: str
     address: str
     release: str
     group: str
+    runtime: str
     container: str
+
+
+def host_names(number: int) -> list[str]:
+    """The names of a fleet's hosts: the controller, and workers."""
+    return [CONTROLLER, *(f"worker-{worker}" for worker in range(1, number))]
 
 
 class HostFleet:
@@ -78,36 +88,44 @@ class HostFleet:
     def __getitem__(self, name: str) -> Host:
         return self._hosts[name]
 
-    def up(self, releases: Sequence[str] = DEFAULT_RELEASES) -> HostFleet:
+    def up(
+        self, releases: Sequence[str] = DEFAULT_RELEASES, docker: Collection[str] = (), *, engine: bool = True
+    ) -> HostFleet:
         """Make the fleet anew: a controller and workers, one host a release. What bears its name is removed first.
+
+        Args:
+            releases: The Debian of each host.
+            docker: The names of the hosts whose services run in Docker.
+            engine: Whether these have Docker Engine already; else they only could run it.
 
         Raises:
             NoContainers: an image is missing and cannot be built here.
             RunFailed: a host does not boot.
         """
         self.down()
-        images = host_images(self._engine, releases)
+        names = host_names(len(releases))
+        plan = {name: (release, name in docker) for name, release in zip(names, releases, strict=True)}
+        images = self._images(plan.values(), engine)
         network = make_network(self._engine, self.name, self._labels)
-        names = [CONTROLLER, *(f"worker-{number}" for number in range(1, len(releases)))]
         hosts = [
-            self._host(name, release, first_address(network, number))
-            for number, (name, release) in enumerate(zip(names, releases, strict=True))
+            self._host(name, release, first_address(network, number), runs_docker)
+            for number, (name, (release, runs_docker)) in enumerate(plan.items())
         ]
         self.access.make_key()
         with ThreadPoolExecutor(_PARALLEL) as pool:
-            list(pool.map(lambda host: self._create(host, images[host.release]), hosts))
+            list(pool.map(lambda host: self._create(host, images[plan[host.name]]), hosts))
         self._hosts = {host.name: host for host in hosts}
         self._write_access()
         return self
 
-    def add_host(self, name: str, release: str = "bookworm") -> Host:
+    def add_host(self, name: str, release: str = "bookworm", *, docker: bool = False) -> Host:
         """Add a worker to the running fleet, and to its inventory."""
-        images = host_images(self._engine, [release])
+        images = self._images([(release, docker)])
         network = self._engine.networks.get(self.name)
         taken = {host.address for host in self.hosts}
         numbers = (first_address(network, number) for number in range(len(taken) + 1))
-        host = self._host(name, release, next(address for address in numbers if address not in taken))
-        self._create(host, images[release])
+        host = self._host(name, release, next(address for address in numbers if address not in taken), docker)
+        self._create(host, images[release, docker])
         self._hosts[name] = host
         self._write_access()
         return host
@@ -229,9 +247,15 @@ class HostFleet:
     def _labels(self) -> dict[str, str]:
         return {LABEL: self.name}
 
-    def _host(self, name: str, release: str, address: str) -> Host:
+    def _host(self, name: str, release: str, address: str, docker: bool) -> Host:
         group = "controller" if name == CONTROLLER else "workers"
-        return Host(name, address, release, group, f"{self.name}-{name}")
+        return Host(name, address, release, group, "docker" if docker else RUNTIME, f"{self.name}-{name}")
+
+    def _images(self, kinds: Collection[tuple[str, bool]], engine: bool = True) -> dict[tuple[str, bool], str]:
+        """The image of each kind of host: its release, and whether it runs Docker."""
+        bare = host_images(self._engine, [release for release, _ in kinds])
+        equipped = engine_images(self._engine, [release for release, docker in kinds if docker]) if engine else bare
+        return {(release, docker): (equipped if docker else bare)[release] for release, docker in kinds}
 
     def _container(self, name: str) -> Container:
         return Container(self._engine, self[name].container)
@@ -239,9 +263,18 @@ class HostFleet:
     def _create(self, host: Host, image: str) -> None:
         labels = {
             **self._labels,
-            **{f"{LABEL}.{key}": getattr(host, key) for key in ("name", "address", "release", "group")},
+            **{f"{LABEL}.{key}": getattr(host, key) for key in _KEPT},
         }
-        container = Container.create(self._engine, host.container, host.name, image, self.name, host.address, labels)
+        container = Container.create(
+            self._engine,
+            host.container,
+            host.name,
+            image,
+            self.name,
+            host.address,
+            labels,
+            docker=host.runtime == "docker",
+        )
         container.start()
         container.wait_until_up(host.address, _BOOT_SECONDS)
         public = self.access.public_key.encode()
@@ -250,8 +283,9 @@ class HostFleet:
     def _find_hosts(self) -> None:
         """Know the hosts of this name that are there, made by whatever process."""
         for container in self._labelled():
-            label = {key: container.labels[f"{LABEL}.{key}"] for key in _KEPT}
-            self._hosts[label["name"]] = Host(container=container.name, **label)
+            label = {key: container.labels.get(f"{LABEL}.{key}") for key in _KEPT}
+            if all(label.values()):  # else an earlier version of this made it: all that can be done is to remove it
+                self._hosts[label["name"]] = Host(container=container.name, **label)
         self._hosts = dict(sorted(self._hosts.items(), key=lambda item: (item[1].group, item[0])))
 
     def _labelled(self) -> Iterator[Any]:
@@ -262,4 +296,6 @@ class HostFleet:
 
     def _write_access(self) -> None:
         keys = {host.name: self.read(host.name, "/etc/ssh/ssh_host_ed25519_key.pub") for host in self.hosts}
-        self.access.write((host.name, host.address, host.release, host.group, keys[host.name]) for host in self.hosts)
+        self.access.write(
+            Line(host.name, host.address, host.group, host.runtime, keys[host.name]) for host in self.hosts
+        )

@@ -60,7 +60,7 @@ def host_images(engine: docker.DockerClient, releases: Iterable[str]) -> dict[st
     """
     wanted = sorted(set(releases))
     with locked("images"):
-        missing = [release for release in wanted if not _exists(engine, release)]
+        missing = [release for release in wanted if not exists(engine, tag_of(release))]
         if missing:
             install({"mmdebstrap": "mmdebstrap", "ssh-keygen": "openssh-client"})
             source = mirror()
@@ -83,9 +83,10 @@ def remove_images(engine: docker.DockerClient) -> list[str]:
     return removed
 
 
-def _exists(engine: docker.DockerClient, release: str) -> bool:
+def exists(engine: docker.DockerClient, tag: str) -> bool:
+    """Whether there is a host image with this tag."""
     try:
-        engine.images.get(f"{REPOSITORY}:{tag_of(release)}")
+        engine.images.get(f"{REPOSITORY}:{tag}")
     except ImageNotFound:
         return False
     return True
