@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import subprocess
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,6 +29,17 @@ def call(command: list[str]) -> subprocess.CompletedProcess[str]:
 def unit(fleet: HostFleet, host: str, *words: str) -> int:
     """The exit code of a program that systemd runs as a unit with these properties."""
     return fleet.run(host, ["systemd-run", "--quiet", "--wait", "--collect", *words], check=False).code
+
+
+def answers(address: str, port: int) -> bool:
+    """Whether somebody listens there, or begins to within ten seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with socket.socket() as connection:
+            if connection.connect_ex((address, port)) == 0:
+                return True
+        time.sleep(0.1)
+    return False
 
 
 def mounts() -> list[str]:
@@ -155,25 +167,16 @@ def test_hosts_that_shall_have_docker_run_containers_with_limits_and_leave_no_vo
     make_fleet: MakeFleet, docker_engine: docker.DockerClient
 ) -> None:
     both = make_fleet("docker", ["bookworm", "trixie"], docker=["control", "worker-1"])
-    make = "tar -ch /bin/sleep $(ldd /bin/sleep | grep -o '/[^ ]*') 2>/dev/null | docker import - tiny"
-    start = [
-        "docker",
-        "run",
-        "--detach",
-        "--memory=32m",
-        "--publish=8080:8080",
-        "--name=one",
-        "tiny",
-        "/bin/sleep",
-        "99",
-    ]
+    python = "/usr/bin/python3 /usr/lib/python3.* $(ldd /usr/bin/python3 | grep -o '/[^ ]*')"
+    listen = "import socket; socket.create_server(('', 8080)).accept()"
+    start = ["docker", "run", "--detach", "--memory=32m", "--publish=8080:8080", "--name=one", "tiny"]
     for host in both.hosts:
-        both.run(host.name, ["sh", "-ec", make])
-        both.run(host.name, start)
+        both.run(host.name, ["sh", "-ec", f"tar --create --dereference {python} | docker import - tiny"])
+        both.run(host.name, [*start, "/usr/bin/python3", "-c", listen])
 
         told = "{{.State.Running}} {{.HostConfig.Memory}}"
         assert both.run(host.name, ["docker", "inspect", "--format", told, "one"]).stdout == "true 33554432\n"
-        socket.create_connection((host.address, 8080), timeout=5).close()  # Docker's proxy takes it
+        assert answers(host.address, 8080)
     volumes = {volume.name for volume in docker_engine.volumes.list()}
     ours = {
         mount["Name"]
