@@ -148,11 +148,12 @@ def users(install_dir: Path) -> tuple[str, ...]:
 
 
 def uninstall(install_dir: Path) -> None:
-    """Remove all releases, and the directory when nothing else lies in it."""
+    """Remove all releases and parts, and the directory when nothing else lies in it."""
     (install_dir / CURRENT).unlink(missing_ok=True)
     for release in installed(install_dir):
         delete(install_dir, release)
-    shutil.rmtree(install_dir / "releases", ignore_errors=True)
+    for programs in ("releases", "parts"):
+        shutil.rmtree(install_dir / programs, ignore_errors=True)
     (install_dir / ".lock").unlink(missing_ok=True)
     for directory in (install_dir / "nodes", install_dir):
         try:

@@ -1,0 +1,1 @@
+../../icosfl/fleet/part_install.py
