@@ -92,13 +92,16 @@ class DataclayConfig:
 
 @checked(frozen=True, config=_STRICT)
 class CollectConfig:
-    """The host-metrics service: what it samples or scrapes, its own Prometheus page, and where it pushes."""
+    """The host-metrics service: what it samples or scrapes, its own Prometheus page, and where it pushes.
+
+    `source` both scrapes, and samples what the scraped page lacks.
+    """
 
     host: str
     service_name: str
     listen: Endpoint
     period_seconds: _Seconds
-    source: Literal["embedded", "scrape"]
+    source: Literal["embedded", "scrape", "both"]
     scrape_url: str
     scrape_keep: str
     powercap_root: str

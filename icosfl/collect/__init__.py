@@ -1,4 +1,4 @@
-"""From a host to measured points: sampled here, scraped from another exporter, or replayed from a recorded trace.
+"""From a host to measured points: sampled here, scraped from another exporter, both, or replayed from a recorded trace.
 
 The points leave as a Prometheus page and as OTLP/gRPC requests to the bridge.
 """

@@ -91,6 +91,37 @@ def read_memory() -> Memory:
     return Memory(memory.total, memory.available, memory.free)
 
 
+class Rate:
+    """Power and energy from readings of the same counters, between one and the next."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, Zones] | None = None
+        self._start_ns = 0
+        self._total_uj = 0
+
+    def take(self, zones: Zones, time_ns: int, now_ns: int) -> Energy | None:
+        """Take a reading; None without counters, at the first reading, and when a counter was set back.
+
+        Args:
+            zones: The counters.
+            time_ns: When they were read, since the epoch.
+            now_ns: The same on the clock that the energy is divided by, which nobody sets.
+        """
+        if not zones:
+            self._last = None
+            return None
+        last, self._last = self._last, (now_ns, zones)
+        if not self._start_ns:
+            self._start_ns = time_ns
+        if last is None or now_ns <= last[0]:
+            return None
+        used = consumed_uj(last[1], zones)
+        if used is None:
+            return None
+        self._total_uj += used
+        return Energy(1e3 * used / (now_ns - last[0]), self._total_uj / 1e6, self._start_ns)
+
+
 class Meter:
     """Power and energy from the counters under `root`, between one call of `read` and the next.
 
@@ -102,9 +133,7 @@ class Meter:
     def __init__(self, root: Path, monotonic_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._root = root
         self._clock = monotonic_ns
-        self._last: tuple[int, Zones] | None = None
-        self._start_ns = 0
-        self._total_uj = 0
+        self._rate = Rate()
         self._notice = Notice(logger)
 
     def read(self, time_ns: int) -> Energy | None:
@@ -112,21 +141,11 @@ class Meter:
         try:
             zones = read_zones(self._root)
         except MeterAbsent as error:
-            self._last = None
             self._notice.trouble(f"power is absent: {error}")
-            return None
-        self._notice.over("the power meter can be read")
-        now = self._clock()
-        last, self._last = self._last, (now, zones)
-        if not self._start_ns:
-            self._start_ns = time_ns
-        if last is None or now <= last[0]:
-            return None
-        used = consumed_uj(last[1], zones)
-        if used is None:
-            return None
-        self._total_uj += used
-        return Energy(1e3 * used / (now - last[0]), self._total_uj / 1e6, self._start_ns)
+            zones = {}
+        else:
+            self._notice.over("the power meter can be read")
+        return self._rate.take(zones, time_ns, self._clock())
 
 
 class Sampler:
@@ -171,7 +190,7 @@ class Sampler:
         points += _load_points(load, now) + _memory_points(memory, now)
         energy = self._meter.read(now)
         if energy is not None:
-            points += _energy_points(energy, now, self._labels)
+            points += energy_points(energy, now, self._labels)
         return Batch(now, tuple(points))
 
 
@@ -191,7 +210,8 @@ def _memory_points(memory: Memory, now: int) -> list[Point]:
     ]
 
 
-def _energy_points(energy: Energy, now: int, labels: Attributes) -> list[Point]:
+def energy_points(energy: Energy, now: int, labels: Attributes) -> list[Point]:
+    """The meter's two points, with these labels."""
     return [
         Point(HOST_POWER, "W", Kind.GAUGE, energy.watts, now, labels),
         Point(HOST_ENERGY, "J", Kind.COUNTER, energy.joules, now, labels, energy.start_ns),

@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
+from icosfl.collect.completed import Completed, Source
 from icosfl.collect.notices import Notice
 from icosfl.collect.otlp import Origin, Sender
 from icosfl.collect.page import Health, HostPage, PageServer
@@ -26,17 +27,6 @@ logger = logging.getLogger(__name__)
 # The loop counts as standing still after so many periods, and after so many seconds.
 _STALE_PERIODS = 3
 _STALE_SECONDS = 10.0
-
-
-class Source(Protocol):
-    """Where batches come from."""
-
-    def collect(self) -> Batch:
-        """Take one batch now.
-
-        Raises:
-            Unavailable: there is none to be had now.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +136,17 @@ class CollectService:
 
     def _open_source(self) -> Source:
         config = self._config
+        sampler = Sampler(Path(config.powercap_root), simulated=config.powercap_simulated)
         if config.source == "embedded":
-            return Sampler(Path(config.powercap_root), simulated=config.powercap_simulated)
+            return sampler
         if not config.scrape_url:
             raise ConfigError(
-                'scrape_url: empty, but source is "scrape"', cure="name the page to scrape, or sample with embedded"
+                f'scrape_url: empty, but source is "{config.source}"',
+                cure="name the page to scrape, or sample with embedded",
             )
         timeout = min(config.period_seconds, config.push_timeout_seconds)
         scraper = Scraper(config.scrape_url, compile_keep(config.scrape_keep), timeout)
         self._parts.callback(scraper.close)
-        return scraper
+        if config.source == "scrape":
+            return scraper
+        return Completed(scraper, sampler, simulated=config.powercap_simulated)
