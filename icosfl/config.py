@@ -94,7 +94,8 @@ class DataclayConfig:
 class CollectConfig:
     """The host-metrics service: what it samples or scrapes, its own Prometheus page, and where it pushes.
 
-    `source` both scrapes, and samples what the scraped page lacks.
+    `source` both scrapes, and samples what the scraped page lacks. Without `push_to` the page is all there is: another
+    collector brings the host's metrics to the bridge.
     """
 
     host: str
@@ -106,10 +107,10 @@ class CollectConfig:
     scrape_keep: str
     powercap_root: str
     powercap_simulated: bool
-    push_to: Endpoint
     push_timeout_seconds: _Seconds
     backlog_batches: Annotated[int, Field(ge=1)]
     log_level: LogLevel
+    push_to: Endpoint | None = None
     certificates: dict[str, str] = field(default_factory=dict)  # files by name, whose end the page shows
 
 

@@ -37,12 +37,12 @@ def main() -> int:
         logging.getLogger("httpx").setLevel(logging.WARNING)  # it says every scrape
         with CollectService(config) as service:
             logger.info(
-                "%s: metrics of %s every %g s on %s, pushed to %s",
+                "%s: metrics of %s every %g s on %s, pushed %s",
                 config.service_name,
                 config.host,
                 config.period_seconds,
                 config.listen,
-                config.push_to,
+                f"to {config.push_to}" if config.push_to else "nowhere",
             )
             service.run(_stop_asked)
     except IcosflError as error:

@@ -16,7 +16,7 @@ from icosfl.collect.notices import Notice
 from icosfl.collect.otlp import Origin, Sender
 from icosfl.collect.page import Health, HostPage, PageServer
 from icosfl.collect.points import Batch
-from icosfl.collect.push import Pusher
+from icosfl.collect.push import PushCounts, Pusher
 from icosfl.collect.sampler import Sampler
 from icosfl.collect.scrape import Scraper, compile_keep
 from icosfl.config import CollectConfig
@@ -76,18 +76,18 @@ class CollectService:
             max(_STALE_PERIODS * config.period_seconds, _STALE_SECONDS),
         )
         self._parts.callback(self._page.close)
-        sender = Sender(config.push_to, Origin(config.host, config.service_name), config.push_timeout_seconds)
-        self._pusher = Pusher(sender, config.backlog_batches)
+        self._pusher = self._open_pusher()
 
     def __enter__(self) -> Self:
         self._page.start()
-        self._pusher.start()
+        if self._pusher:
+            self._pusher.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        left = self._pusher.close(self._config.push_timeout_seconds)
+        left = self._pusher.close(self._config.push_timeout_seconds) if self._pusher else 0
         if left:
             logger.warning("stopped; %d samples could not be handed to the bridge any more", left)
         self._parts.close()
@@ -100,9 +100,8 @@ class CollectService:
     def health(self) -> Health:
         """The service's counts."""
         progress = self._progress
-        return Health(
-            progress.samples, progress.failures, progress.missed, progress.last_monotonic, self._pusher.counts()
-        )
+        pushed = self._pusher.counts() if self._pusher else PushCounts()
+        return Health(progress.samples, progress.failures, progress.missed, progress.last_monotonic, pushed)
 
     def run(self, wait: Callable[[float], bool]) -> None:
         """Sample every period until `wait`, which waits at most the given seconds, returns True.
@@ -114,7 +113,8 @@ class CollectService:
         due = time.monotonic()
         while not wait(max(due - time.monotonic(), 0.0)):
             self._sample()
-            self._pusher.check()
+            if self._pusher:
+                self._pusher.check()
             turn = next_turn(due, time.monotonic(), period)
             due = turn.due
             self._progress.missed += turn.missed
@@ -130,9 +130,16 @@ class CollectService:
             self._notice.over("samples are taken again")
             self._progress.samples += 1
             self._progress.latest = batch
-            if batch.points:
+            if batch.points and self._pusher:
                 self._pusher.offer(batch)
         self._progress.last_monotonic = time.monotonic()
+
+    def _open_pusher(self) -> Pusher | None:
+        config = self._config
+        if config.push_to is None:
+            return None
+        sender = Sender(config.push_to, Origin(config.host, config.service_name), config.push_timeout_seconds)
+        return Pusher(sender, config.backlog_batches)
 
     def _open_source(self) -> Source:
         config = self._config

@@ -67,6 +67,16 @@ def test_each_sample_is_pushed_as_one_request_and_shown_on_the_page(config, reco
     assert len(set(recorder.times())) == 3
 
 
+def test_without_a_place_to_push_to_the_page_is_all_that_it_shows(config, recorder) -> None:
+    with CollectService(replace(config, push_to=None)) as service:
+        service.run(turns(3))
+        text = page(service)
+
+    assert "icosfl_collect_samples_total 3.0" in text
+    assert "icosfl_collect_backlog_batches 0.0" in text
+    assert not recorder.requests
+
+
 def test_leaving_hands_over_what_waits(config, recorder) -> None:
     recorder.hold = None
     with CollectService(config) as service:
