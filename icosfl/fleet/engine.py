@@ -28,7 +28,7 @@ _KEPT = ("HOME", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR")
 _KEPT_PREFIX = "DOCKER_"
 _UNANSWERED = re.compile(
     "cannot connect to the docker daemon|is the docker daemon running|error during connect|permission denied while "
-    "trying to connect|failed to connect to the docker api|connection refused|i/o timeout",
+    "trying to connect|failed to connect to the docker api",
     re.IGNORECASE,
 )
 _MISSING = re.compile("no such|not found", re.IGNORECASE)

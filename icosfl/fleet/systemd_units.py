@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from icosfl.errors import ConfigError
 from icosfl.fleet.service import Limits, Service
+from icosfl.fleet.variables import variables
 
 UNITS = Path("/etc/systemd/system")
 LOOK_SECONDS = 30  # between two looks of the watchdog
@@ -24,7 +25,6 @@ _PREFIX = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BARE = re.compile(r"[\w@+=:,./-]+")
-_SECRET = re.compile("PASS|SECRET|TOKEN|CREDENTIAL|KEY", re.IGNORECASE)
 _MARK = "X-Icosfl-Root="
 
 _SERVICE = """\
@@ -364,16 +364,7 @@ def _view(service: Service, layout: UnitLayout) -> Iterator[str]:
 
 
 def _variables(service: Service, directory: str) -> Iterator[str]:
-    variables: Mapping[str, str] = {
-        "HOME": service.writes[0] if service.writes else directory,
-        "LANG": "C.UTF-8",
-        **service.environment,
-    }
-    for name, value in sorted(variables.items()):
-        if _SECRET.search(name) and not value.startswith("/"):
-            raise _refuse(service, f"environment.{name}", "seems to be a secret, which everybody could read in a unit")
-        if _CONTROL.search(value):
-            raise _refuse(service, f"environment.{name}", "has a line end or another control character")
+    for name, value in variables(service, directory, "a unit").items():
         yield f"Environment={_quoted(f'{name}={value}')}\n"
 
 
