@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -58,6 +59,16 @@ def flower_environment(more: Mapping[str, str]) -> dict[str, str]:
     return {**flower.ENVIRONMENT, **more}
 
 
+def otelcol_config(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of an OpenTelemetry Collector; the mapping has the fields of `otelcol.Otelcol`."""
+    from icosfl.fleet import otelcol  # only the plays that need it load it
+
+    try:
+        return otelcol.document(otelcol.Otelcol(**plan))
+    except TypeError as error:
+        raise AnsibleFilterError(f"otelcol_config: {error}") from error
+
+
 def to_toml(value: Mapping[str, Any]) -> str:
     """Return a configuration as TOML; keys without a value are left out."""
     if not isinstance(value, Mapping):
@@ -94,6 +105,7 @@ def inventory_problems(
         try:
             unset = problems.unset_variables(str(name), [each for each in NEEDED if each not in values])
             specs += [] if unset else [_spec(name, values)]
+            found += _bad_programs(str(name), values)
         except AnsibleError as error:
             cure = "correct the host's variables"
             unset = [topology.Problem(str(name), "variables", _innermost(error), cure)]
@@ -116,6 +128,15 @@ def _spec(name: str, values: Mapping[str, Any]) -> problems.HostSpec:
         connection=str(values.get("ansible_connection", "ssh")).removeprefix("ansible.builtin."),
         supernodes=values["icosfl_supernodes"],
     )
+
+
+def _bad_programs(host: str, values: Mapping[str, Any]) -> list[topology.Problem]:
+    """What is wrong with the third-party programs that a host chose."""
+    chosen = {name: str(values[name]) for name in problems.CHOICES if name in values}
+    found = problems.unknown_choices(host, chosen)
+    if found or not set(chosen.values()) - {"embedded"}:
+        return found
+    return problems.unfit_parts(host, values["parts_pins"], values["parts_wanted"], platform.machine())
 
 
 def _with_machine(spec: problems.HostSpec, values: Mapping[str, Any]) -> problems.HostSpec:
@@ -168,5 +189,6 @@ class FilterModule:
             "icosfl_inventory_problems": inventory_problems,
             "icosfl_join": join,
             "icosfl_supernode_ports": topology.supernode_ports,
+            "otelcol_config": otelcol_config,
             "to_toml": to_toml,
         }
