@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from icosfl.fleet.host_docker import Fault, WantedDocker, docker_faults, version_of
 from icosfl.fleet.probe import MARK, NOT_WRITABLE
 from icosfl.fleet.topology import Problem
 from icosfl.fleet.unreachable import cause_of
@@ -22,6 +23,8 @@ OLDEST_PYTHON = (3, 9)
 RUNNING_DISK_MB = 64
 """What a directory that is filled already still needs for the next checkpoints, models and logs."""
 
+_PROGRAMS = ("probe.py", "probe_docker.py")
+_FUTURE = "from __future__ import annotations\n"  # may stand in a program's beginning only
 _TOO_OLD = "icosfl-python-too-old"
 _COMMAND_NOT_FOUND = 127
 _CHARACTERS = 200
@@ -59,6 +62,7 @@ class Wanted:
         architectures: Those that the release is made for.
         glibc: The oldest version of the C library.
         clock_tolerance_seconds: How far its clock may be from ours.
+        docker: What its Docker must be; None where its services run without.
     """
 
     runtime: str
@@ -72,6 +76,7 @@ class Wanted:
     architectures: Sequence[str]
     glibc: str
     clock_tolerance_seconds: float
+    docker: WantedDocker | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +103,10 @@ def program(wanted: Wanted) -> str:
         "root": wanted.root,
         "unit_prefix": wanted.unit_prefix,
         "user": wanted.user,
+        "docker": wanted.docker and {"plugin": wanted.docker.plugin, "program": wanted.docker.program},
     }
-    source = Path(__file__).with_name("probe.py").read_text(encoding="utf-8")
-    return f"{source}\n\nsay({json.dumps(question)!r})\n"
+    first, second = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _PROGRAMS)
+    return f"{first}\n\n{second.replace(_FUTURE, '')}\n\nsay({json.dumps(question)!r}, look_docker)\n"
 
 
 def read_answer(asked: Asked, host: str, python: str) -> dict[str, Any] | Problem:
@@ -165,15 +171,18 @@ def judge(found: Mapping[str, Any], asked: Asked, wanted: Wanted, host: str) -> 
     """Return all for which a host cannot carry its services, in the order in which a person would cure it."""
     return [
         Problem(host, *fault)
-        for faults in (_system(found, wanted), _clock(found, asked, wanted), _room(found, wanted), _ports(found))
+        for faults in (
+            _system(found, wanted),
+            docker_faults(found, wanted.docker) if wanted.docker else (),
+            _clock(found, asked, wanted),
+            _room(found, wanted),
+            _ports(found),
+        )
         for fault in faults
     ]
 
 
-_Fault = tuple[str, str, str]
-
-
-def _system(found: Mapping[str, Any], wanted: Wanted) -> Iterator[_Fault]:
+def _system(found: Mapping[str, Any], wanted: Wanted) -> Iterator[Fault]:
     if wanted.runtime == "systemd":
         if not found["systemd"]:
             cure = "use a host that systemd started, or icosfl_runtime: supervisor on this machine"
@@ -188,12 +197,12 @@ def _system(found: Mapping[str, Any], wanted: Wanted) -> Iterator[_Fault]:
     if wanted.architectures and found["architecture"] not in wanted.architectures:
         message = f"it is a {found['architecture']}, the release is made for {', '.join(wanted.architectures)}"
         yield "architecture", message, "use another host"
-    if _version(found["glibc"]) < _version(wanted.glibc):
+    if version_of(found["glibc"]) < version_of(wanted.glibc):
         there = f"glibc {found['glibc']}" if found["glibc"] else "not glibc"
         yield "glibc", f"its C library is {there}, glibc {wanted.glibc} is needed", "use a newer release of its system"
 
 
-def _clock(found: Mapping[str, Any], asked: Asked, wanted: Wanted) -> Iterator[_Fault]:
+def _clock(found: Mapping[str, Any], asked: Asked, wanted: Wanted) -> Iterator[Fault]:
     error = clock_error(found["time"], asked.start, asked.end)
     if abs(error) > wanted.clock_tolerance_seconds:
         way = "ahead of" if error > 0 else "behind"
@@ -202,15 +211,18 @@ def _clock(found: Mapping[str, Any], asked: Asked, wanted: Wanted) -> Iterator[_
         yield "clock", f"its clock is at least {abs(error):.0f} s {way} ours, {most}", cure
 
 
-def _room(found: Mapping[str, Any], wanted: Wanted) -> Iterator[_Fault]:
+def _room(found: Mapping[str, Any], wanted: Wanted) -> Iterator[Fault]:
     if found["memory_mb"] < wanted.memory_mb:
         message = f"it has {found['memory_mb']} MB of memory, {wanted.memory_mb} MB are needed"
         yield "memory", message, "give it more, or use another host"
     needed: defaultdict[int, int] = defaultdict(int)
     places: dict[int, Mapping[str, Any]] = {}
-    for place, there in zip(wanted.places, found["places"], strict=True):
+    asked = list(zip(wanted.places, found["places"], strict=True))
+    if wanted.docker is not None and wanted.docker.image_mb:
+        asked.append((Place(found["docker"]["storage"], "", wanted.docker.image_mb), found["docker"]["place"]))
+    for place, there in asked:
         if there["trouble"]:
-            if there["trouble"] == NOT_WRITABLE and wanted.runtime == "systemd":
+            if there["trouble"] == NOT_WRITABLE and wanted.runtime != "supervisor":
                 continue  # we are not root, which has been told
             yield "disk", f"{there['above']} is {there['trouble']}", f"see to it, or lay {place.path} elsewhere"
             continue
@@ -222,13 +234,9 @@ def _room(found: Mapping[str, Any], wanted: Wanted) -> Iterator[_Fault]:
             yield "disk", message, "free some, or lay it on another file system"
 
 
-def _ports(found: Mapping[str, Any]) -> Iterator[_Fault]:
+def _ports(found: Mapping[str, Any]) -> Iterator[Fault]:
     for by in found["listeners"]:
         if not by["own"]:
             holder = f"pid {by['pid']} ({by['command']})" if by["pid"] else "a process of another user"
             cure = f"stop it, or give the host another icosfl_slot or icosfl_port_overrides.{by['service']}"
             yield "ports", f"port {by['port']} ({by['service']}) is already used by {holder}", cure
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text))

@@ -1,7 +1,7 @@
 """What a host is: a program of its own, sent to the host's Python as text, so that nothing is written there.
 
 It runs with Python 3.9 and its standard library alone, reads only, and prints one line of JSON.
-`icosfl.fleet.host_facts` judges what it says.
+`icosfl.fleet.probe_docker` is its second half. `icosfl.fleet.host_facts` judges what it says.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pwd
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 MARK = "icosfl-probe:"
@@ -24,15 +24,22 @@ _COMMAND_CHARACTERS = 120
 _MIB = 1024 * 1024
 
 
-def look(wanted: Mapping[str, Any]) -> dict[str, Any]:
+def look(
+    wanted: Mapping[str, Any], look_docker: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """Return what this host is.
 
     Args:
         wanted: `ports` by service; `places`, each with `path` and `marker` (what lies in it when it is filled);
-            `root`, the host's own directory; `unit_prefix` of its systemd units; `user`, "" for none.
+            `root`, the host's own directory; `unit_prefix` of its systemd units; `user`, "" for none; and what
+            `look_docker` wants.
+        look_docker: What tells of its Docker.
     """
     now = time.time()
     user = _user(wanted["user"])
+    docker = look_docker(wanted) if look_docker else {}
+    if "storage" in docker:
+        docker["place"] = {**place(docker["storage"], ""), "filled": docker["has_image"]}
     return {
         "time": now,
         "python": ".".join(map(str, sys.version_info[:3])),
@@ -43,8 +50,9 @@ def look(wanted: Mapping[str, Any]) -> dict[str, Any]:
         "systemd": os.path.isdir("/run/systemd/system"),  # noqa: PTH112 (short, and the same everywhere)
         "memory_mb": _memory() // _MIB,
         "places": [place(each["path"], each["marker"]) for each in wanted["places"]],
-        "listeners": listeners(wanted["ports"], wanted["root"], wanted["unit_prefix"], user),
+        "listeners": listeners(wanted["ports"], wanted["root"], wanted["unit_prefix"], user, docker),
         "user": user,
+        "docker": docker,
     }
 
 
@@ -80,22 +88,31 @@ def place(path: str, marker: str) -> dict[str, Any]:
 
 
 def listeners(
-    ports: Mapping[str, int], root: str, unit_prefix: str, user: Mapping[str, Any] | None = None
+    ports: Mapping[str, int],
+    root: str,
+    unit_prefix: str,
+    user: Mapping[str, Any] | None = None,
+    docker: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Return who listens on any of these ports, whatever the address; `pid` 0 when we may not see it.
 
     In a container root may not look into the processes of others. What is the services' own user's counts as ours then.
+    So does what our containers offer, where Docker's proxy listens, and what runs in one of them.
     """
     sockets = _listening(set(ports.values()))
     if not sockets:
         return []
     holders = _holders({inode for inodes in sockets.values() for inode in inodes})
     service_uid = user["uid"] if user else None
+    offered, containers = ((docker or {}).get(key, []) for key in ("ports", "containers"))
     found = []
     for service, port in sorted(ports.items(), key=lambda item: item[1]):
         if port in sockets:
             pid = next((holders[inode] for inode in sockets[port] if inode in holders), 0)
-            own = is_own(pid, root, unit_prefix) if pid else set(sockets[port].values()) == {service_uid}
+            if pid:
+                own = port in offered or is_own(pid, root, unit_prefix) or _is_in(pid, containers)
+            else:
+                own = port in offered or set(sockets[port].values()) == {service_uid}
             found.append({"service": service, "port": port, "pid": pid, "command": _command(pid), "own": own})
     return found
 
@@ -114,6 +131,12 @@ def is_own(pid: int, root: str, unit_prefix: str) -> bool:
     # Redis overwrites its environment. The session is the supervisord's; its number may be another's if it died.
     supervisord = _read(f"{root}/supervisor/supervisord.pid").strip()
     return supervisord == str(session) and f"{directory}/".startswith(f"{root}/")
+
+
+def _is_in(pid: int, containers: Collection[str]) -> bool:
+    """Whether a process runs in one of these containers."""
+    groups = _read(f"{PROC}/{pid}/cgroup")
+    return any(container in groups for container in containers)
 
 
 def _listening(ports: set[int]) -> dict[int, dict[str, int]]:
@@ -183,10 +206,11 @@ def _read(path: str) -> str:
         return ""
 
 
-def say(wanted: str) -> None:
+def say(wanted: str, look_docker: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None) -> None:
     """Print what this host is as one marked line.
 
     Args:
-        wanted: The argument of `look` as JSON.
+        wanted: The first argument of `look` as JSON.
+        look_docker: The second one.
     """
-    sys.stdout.write(f"{MARK}{json.dumps(look(json.loads(wanted)))}\n")
+    sys.stdout.write(f"{MARK}{json.dumps(look(json.loads(wanted), look_docker))}\n")

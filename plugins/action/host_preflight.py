@@ -6,13 +6,16 @@ scratch file of ours, and the call costs it a quarter of the processor time of a
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 from icosfl.fleet import host_facts
+from icosfl.fleet.host_docker import WantedDocker
 from icosfl.fleet.host_facts import Asked, Place, Wanted
 from icosfl.fleet.topology import Problem
 
@@ -77,11 +80,24 @@ def _wanted(arguments: dict[str, Any]) -> Wanted:
             architectures=[str(each) for each in arguments["architectures"]],
             glibc=str(arguments["glibc"]),
             clock_tolerance_seconds=float(arguments["clock_tolerance_seconds"]),
+            docker=_wanted_docker(arguments["docker"]) if arguments["runtime"] == "docker" else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise AnsibleActionFail(
             f"host_preflight: an argument is missing or wrong: {error}. Cure: ansible-doc -t module host_preflight"
         ) from error
+
+
+def _wanted_docker(arguments: dict[str, Any]) -> WantedDocker:
+    return WantedDocker(
+        install=boolean(arguments["install"]),
+        distributions=[str(each) for each in arguments["distributions"]],
+        oldest=str(arguments["oldest"]),
+        image_mb=int(arguments["image_mb"]),
+        architecture=os.uname().machine,  # the image is made here
+        plugin=str(arguments["plugin"]),
+        program=str(arguments["program"]),
+    )
 
 
 def _refused(problems: list[Problem]) -> dict[str, Any]:
