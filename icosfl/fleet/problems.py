@@ -7,14 +7,30 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
+from icosfl.errors import ConfigError
 from icosfl.fleet.neighbours import Bases, HostSpec, bad_neighbours, port_clashes
+from icosfl.fleet.part_pins import part_of
 from icosfl.fleet.topology import CONTROLLER, NODES, WORKERS, Problem, bad_bases
 
-__all__ = ["HostSpec", "find_problems", "unknown_variables", "unset_variables"]
+__all__ = [
+    "CHOICES",
+    "HostSpec",
+    "find_problems",
+    "unfit_parts",
+    "unknown_choices",
+    "unknown_variables",
+    "unset_variables",
+]
 
 HOST_NAME = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?$"
 )
+
+# Variables that have only these values.
+CHOICES = {
+    "icosfl_host_metrics": ("embedded", "scaphandre", "node_exporter"),
+    "icosfl_collector": ("embedded", "otelcol", "rotel"),
+}
 
 # What a runtime needs to reach its hosts by. A supervisord is the deploying user's own, on the machine he works on.
 REACHES = {"supervisor": ("local",)}
@@ -48,8 +64,8 @@ def find_problems(  # noqa: PLR0913, PLR0917 (the facts of the plan, and what th
     elsewhere = _first_elsewhere(specs)
     for spec in specs:
         problems += _bad_address(spec, elsewhere)
-        problems += _unsupported(spec, "icosfl_runtime", spec.runtime, runs)
-        problems += _unsupported(spec, "ansible_connection", spec.connection, reaches) or _out_of_reach(spec)
+        problems += _unsupported(spec.name, "icosfl_runtime", spec.runtime, runs)
+        problems += _unsupported(spec.name, "ansible_connection", spec.connection, reaches) or _out_of_reach(spec)
     return problems + list(bad_neighbours(specs))
 
 
@@ -57,6 +73,22 @@ def unset_variables(host: str, missing: Iterable[str]) -> list[Problem]:
     """Return one problem for each variable that a host must have and lacks."""
     cure = "keep playbooks/group_vars, a link to ../group_vars"
     return [Problem(host, name, "it is not set", cure) for name in missing]
+
+
+def unknown_choices(host: str, values: Mapping[str, str]) -> list[Problem]:
+    """Return one problem for each variable of `CHOICES` that has another value."""
+    return [problem for name, value in values.items() for problem in _unsupported(host, name, value, CHOICES[name])]
+
+
+def unfit_parts(host: str, pins: Mapping[str, object], names: Iterable[str], machine: str) -> list[Problem]:
+    """Return one problem for each third-party program of a host that is not pinned to a file for this architecture."""
+    problems = []
+    for name in names:
+        try:
+            part_of(pins, name, machine)
+        except ConfigError as error:
+            problems.append(Problem(host, "icosfl_part_files", error.message, error.cure))
+    return problems
 
 
 def unknown_variables(host: str, names: Iterable[str], known: frozenset[str], prefixes: Iterable[str]) -> list[Problem]:
@@ -163,7 +195,7 @@ def _out_of_reach(spec: HostSpec) -> list[Problem]:
     return [Problem(spec.name, "icosfl_runtime", message, "use systemd, or ansible_connection: local")]
 
 
-def _unsupported(spec: HostSpec, key: str, value: str, known: tuple[str, ...]) -> list[Problem]:
+def _unsupported(host: str, key: str, value: str, known: tuple[str, ...]) -> list[Problem]:
     if value in known:
         return []
-    return [Problem(spec.name, key, f"this release does not have {value!r}", f"use {' or '.join(known)}")]
+    return [Problem(host, key, f"this release does not have {value!r}", f"use {' or '.join(known)}")]
