@@ -91,7 +91,7 @@ def check_host(program: Program) -> None:
         )
 
 
-def install(program: Program, shipped: Path, directory: Path, *, start: bool) -> None:
+def install(program: Program, shipped: Path, directory: Path, *, start: bool, library_dir: str = "") -> None:
     """Install a program, seen to start; nothing else on the host changes.
 
     Call it under `locked`.
@@ -101,6 +101,7 @@ def install(program: Program, shipped: Path, directory: Path, *, start: bool) ->
         shipped: Where it is now.
         directory: The directory of parts.
         start: Whether to see it start: not where it runs in containers, which have libraries of their own.
+        library_dir: Where its service finds libraries besides the system's.
 
     Raises:
         PartRefused: It is another file than it should be, or does not start here.
@@ -114,7 +115,7 @@ def install(program: Program, shipped: Path, directory: Path, *, start: bool) ->
         shutil.copyfile(shipped, new)
         new.chmod(MODE)
         if start:
-            _start(new, program)
+            _start(new, program, library_dir)
         new.replace(path)
     except BaseException:
         new.unlink(missing_ok=True)
@@ -130,8 +131,10 @@ def superfluous(program: Program, directory: Path) -> tuple[Path, ...]:
     return tuple(sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True)[KEPT - 1 :])
 
 
-def _start(file: Path, program: Program) -> None:
+def _start(file: Path, program: Program, library_dir: str) -> None:
     environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+    if library_dir:
+        environment["LD_LIBRARY_PATH"] = library_dir
     command = [str(file), "--version"]
     try:
         done = subprocess.run(  # noqa: S603

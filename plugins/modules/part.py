@@ -57,6 +57,10 @@ options:
     description: Whether a program must be seen to start before it is installed; not where it runs in containers only.
     type: bool
     default: true
+  library_dir:
+    description: Where the programs' services find libraries besides the system's.
+    type: str
+    default: ""
   host:
     description: The host's name, for messages.
     type: str
@@ -103,6 +107,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "fetched_dir": {"type": "str", "default": ""},
     "machine": {"type": "str", "default": ""},
     "start": {"type": "bool", "default": True},
+    "library_dir": {"type": "str", "default": ""},
     "host": {"type": "str", "required": True},
     "programs": {"type": "list", "elements": "dict", "default": []},
     "shipped": {"type": "dict", "default": {}},
@@ -123,7 +128,8 @@ def make_present(wanted: dict[str, Any], check: bool) -> dict[str, Any]:
     with locked(directory):
         for program in lacking:
             if not installed(program, directory):  # another logical host of this machine may have been faster
-                install(program, Path(wanted["shipped"][program.name]), directory, start=wanted["start"])
+                shipped, libraries = Path(wanted["shipped"][program.name]), wanted["library_dir"]
+                install(program, shipped, directory, start=wanted["start"], library_dir=libraries)
         old = [path for program in programs for path in superfluous(program, directory)]
         for path in old:
             shutil.rmtree(path)
