@@ -20,6 +20,7 @@ from support.hosts.machine import apt_options, as_root, install, last_line, lock
 REPOSITORY = "icosfl-base"
 RELEASE = "bookworm"
 PACKAGES = (
+    "base-files",
     "ca-certificates",
     "libbz2-1.0",
     "libc6",
@@ -38,7 +39,18 @@ PACKAGES = (
 )
 # What those depend on, for maintainers' scripts that nobody runs here.
 DROPPED = (
-    *("debconf", "dpkg", "gcc-12-base", "libacl1", "libmd0", "libpcre2-8-0", "libselinux1", "libzstd1", "openssl"),
+    *(
+        "debconf",
+        "dpkg",
+        "gcc-12-base",
+        "libacl1",
+        "libmd0",
+        "libpcre2-8-0",
+        "libselinux1",
+        "libzstd1",
+        "mawk",
+        "openssl",
+    ),
     *("perl-base", "readline-common", "tar"),
 )
 _SETUP = Path(__file__).parent / "base_image.sh"
