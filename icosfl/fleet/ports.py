@@ -1,4 +1,4 @@
-"""Who listens on which port of this machine, and which processes are a host's: its units', or its supervisord's.
+"""Who listens on which port of this machine, and which processes are a host's: of its units, containers, supervisord.
 
 A process belongs to a host's root directory when it descends from its supervisord, is in the session that this
 supervisord made, or carries the address of its socket in the environment, as everything does that supervisord starts.
@@ -21,6 +21,8 @@ from icosfl.fleet.definition import Layout
 
 _COMMAND_CHARACTERS = 120
 _STRAY_SECONDS = 10.0
+# Who listens on a published port, by the engine's userland-proxy.
+_OF_DOCKER = frozenset({"docker-proxy", "dockerd", "rootlesskit"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,41 @@ class UnitFamily:
         return self._owns(listener.pid) if listener.pid else listener.port in self._ports
 
     def _owns(self, pid: int) -> bool:
-        try:
-            groups = Path(f"/proc/{pid}/cgroup").read_text("utf-8")
-        except OSError:
-            return False
-        return any(not self._units.isdisjoint(line.split("/")) for line in groups.splitlines())
+        return any(not self._units.isdisjoint(line.split("/")) for line in _groups(pid).splitlines())
+
+
+class ContainerFamily:
+    """The processes of one host's containers, and those with which Docker offers their ports.
+
+    Args:
+        ids: Of the containers that run.
+        ports: Those that the machine offers for them, or where they listen on the machine's own network.
+    """
+
+    def __init__(self, ids: Collection[str], ports: Collection[int]) -> None:
+        self._ids, self._ports = frozenset(ids), frozenset(ports)
+
+    def has(self, listener: Listener) -> bool:
+        """Return whether who listens belongs to one of the containers."""
+        if listener.port in self._ports and (not listener.pid or _program(listener.pid) in _OF_DOCKER):
+            return True
+        groups = _groups(listener.pid)
+        return any(id_ in groups for id_ in self._ids)
+
+
+class AnyOf:
+    """Several owners as one.
+
+    Args:
+        owners: Each of them.
+    """
+
+    def __init__(self, owners: Iterable[Owner]) -> None:
+        self._owners = tuple(owners)
+
+    def has(self, listener: Listener) -> bool:
+        """Return whether who listens belongs to one of the owners."""
+        return any(owner.has(listener) for owner in self._owners)
 
 
 class Family:
@@ -178,6 +210,21 @@ def refuse_foreign(ports: Mapping[str, int], family: Owner) -> tuple[Listener, .
     if foreign:
         raise UserError("; ".join(foreign), cure="stop it, or give this host another icosfl_slot or other icosfl_ports")
     return tuple(found.values())
+
+
+def _groups(pid: int) -> str:
+    """Return the control groups of a process; "" when it is gone, or not to be seen."""
+    try:
+        return Path(f"/proc/{pid}/cgroup").read_text("utf-8")
+    except OSError:
+        return ""
+
+
+def _program(pid: int) -> str:
+    try:
+        return str(psutil.Process(pid).name())
+    except psutil.Error:
+        return ""
 
 
 def _command(pid: int | None) -> str:

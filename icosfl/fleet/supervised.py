@@ -15,7 +15,7 @@ from icosfl.fleet.definition import Layout, content_digest, masked, program_text
 from icosfl.fleet.files import Plan, changed_paths
 from icosfl.fleet.guarded import translated, write
 from icosfl.fleet.outcome import Outcome, Rewritten
-from icosfl.fleet.ports import Family, refuse_foreign, stop_strays
+from icosfl.fleet.ports import AnyOf, Family, Owner, refuse_foreign, stop_strays
 from icosfl.fleet.process_status import Status
 from icosfl.fleet.service import Service
 from icosfl.fleet.supervisor import Supervisor, connect
@@ -26,7 +26,9 @@ _DAEMON_STOP_SECONDS = 30.0
 _UNKNOWN_STOP_SECONDS = 10.0
 
 
-def start(layout: Layout, services: Collection[Service], files: Plan, *, check: bool) -> Outcome:
+def start(
+    layout: Layout, services: Collection[Service], files: Plan, *, check: bool, others: Collection[Owner] = ()
+) -> Outcome:
     """Make files, define services and start those that do not run, in order of priority, each until it works.
 
     Those that run by another definition keep running: they are reported as outdated. One that runs but does not work
@@ -37,6 +39,7 @@ def start(layout: Layout, services: Collection[Service], files: Plan, *, check: 
         services: The services, checked.
         files: The host's other files and directories; made before any service starts.
         check: Only say what would be done.
+        others: Whose ports will be free: what another runtime still runs for this host.
 
     Raises:
         ConfigError: A definition cannot be used on this machine.
@@ -54,7 +57,8 @@ def start(layout: Layout, services: Collection[Service], files: Plan, *, check: 
     with _connected(layout) as supervisor:
         plan = _plan_start(layout, supervisor, texts, files)
         touched = {*plan.started, *plan.outdated}
-        _free_ports(layout, supervisor, [service for service in services if service.name in touched], check=check)
+        needing = [service for service in services if service.name in touched]
+        _free_ports(layout, supervisor, needing, others, check=check)
     if check:
         return plan
     if plan.changed:
@@ -88,7 +92,7 @@ def converge(layout: Layout, *, check: bool) -> Outcome:
         plan = Outcome(restarted=tuple(service.name for service in services))
         if check or not services or not supervisor:
             return plan
-        _free_ports(layout, supervisor, services, check=False)
+        _free_ports(layout, supervisor, services, (), check=False)
         with exclusive(layout):
             for group in by_priority(services):
                 supervisor.restart(group)
@@ -177,11 +181,18 @@ def _start(layout: Layout, services: Collection[Service], texts: Mapping[str, st
     return tuple(restarted)
 
 
-def _free_ports(layout: Layout, supervisor: Supervisor | None, services: Iterable[Service], *, check: bool) -> None:
+def _free_ports(
+    layout: Layout,
+    supervisor: Supervisor | None,
+    services: Iterable[Service],
+    others: Collection[Owner],
+    *,
+    check: bool,
+) -> None:
     """Refuse ports that are another's; take back those that a stray process of this host holds."""
     ports = {label: port for service in services for label, port in service.ports.items()}
     family = Family(layout, supervisor.pid() if supervisor else 0) if ports else None
-    taken = refuse_foreign(ports, family) if family else ()
+    taken = refuse_foreign(ports, AnyOf([family, *others])) if family else ()
     if family and supervisor and not check and any(not family.descends(by.pid) for by in taken):
         stop_strays(family.strays())
 

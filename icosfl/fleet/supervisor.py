@@ -19,7 +19,7 @@ from typing import Any
 from icosfl.errors import RunFailed, Unavailable
 from icosfl.fleet.definition import Layout
 from icosfl.fleet.process_status import NOT_DEFINED, Status
-from icosfl.fleet.service import Service
+from icosfl.fleet.service import HealthCheck, Service
 
 _CALL_SECONDS = 30.0
 _STOP_MARGIN_SECONDS = 15.0
@@ -107,6 +107,10 @@ class Supervisor:
             self.stop([service.name for service in services], max(service.stop_seconds for service in services))
         for service in services:
             self.start(service.name)
+
+    def check_of(self, service: Service) -> HealthCheck:
+        """Return how to ask a service that runs whether it works."""
+        return service.health
 
     def last_exit(self, name: str) -> str:
         """Return how a service ended last, by supervisord's log ("exit status 3"); "" when it did not."""

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from icosfl.errors import RunFailed, Unavailable
 from icosfl.fleet.process_status import NOT_DEFINED, Status
-from icosfl.fleet.service import Service
+from icosfl.fleet.service import HealthCheck, Service
 from icosfl.fleet.systemd_units import UnitLayout
 
 _PROPERTIES = (
@@ -98,6 +98,10 @@ class Systemd:
         subprocess.run(  # noqa: S603 (our own words, no shell)
             ["/usr/bin/systemctl", "reset-failed", *units], check=False, capture_output=True, timeout=_CALL_SECONDS
         )
+
+    def check_of(self, service: Service) -> HealthCheck:
+        """Return how to ask a service that runs whether it works."""
+        return service.health
 
     def last_exit(self, name: str) -> str:
         """Return how a service ended last ("exit status 3"); "" when that is not known."""

@@ -12,13 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from icosfl.fleet.bring_up import await_health, by_priority, repair
+from icosfl.fleet.bring_up import await_health, by_priority, repair_all, start_all
 from icosfl.fleet.definition import content_digest
 from icosfl.fleet.files import Plan, changed_paths
 from icosfl.fleet.guarded import locked, translated, write
-from icosfl.fleet.health import probe
 from icosfl.fleet.outcome import Outcome, Rewritten
-from icosfl.fleet.ports import UnitFamily, refuse_foreign
+from icosfl.fleet.ports import AnyOf, Owner, UnitFamily, refuse_foreign
 from icosfl.fleet.process_status import Status
 from icosfl.fleet.service import Limits, Service
 from icosfl.fleet.systemctl import Systemd, now
@@ -45,7 +44,9 @@ class _Wanted:
     links: tuple[str, ...]
 
 
-def start(layout: UnitLayout, services: Collection[Service], files: Plan, *, check: bool) -> Outcome:
+def start(
+    layout: UnitLayout, services: Collection[Service], files: Plan, *, check: bool, others: Collection[Owner] = ()
+) -> Outcome:
     """Make files, define units and start those that do not run, in order of priority, each until it works.
 
     Those that run by another definition keep running: they are reported as outdated. One that runs but does not work
@@ -56,6 +57,7 @@ def start(layout: UnitLayout, services: Collection[Service], files: Plan, *, che
         services: The services, checked.
         files: The host's other files and directories; made before any service starts.
         check: Only say what would be done.
+        others: Whose ports will be free: what another runtime still runs for this host.
 
     Raises:
         ConfigError: A definition cannot be used on this machine.
@@ -72,7 +74,7 @@ def start(layout: UnitLayout, services: Collection[Service], files: Plan, *, che
     looks = systemd.looks({*wanted.digests, *records})
     plan = _plan_start(layout, wanted, records, looks, files)
     touched = [service for service in services if service.name in {*plan.started, *plan.outdated}]
-    _refuse_foreign(layout, touched, records, looks)
+    _refuse_foreign(layout, touched, records, looks, others)
     if check:
         return plan
     restarted: list[str] = []
@@ -80,9 +82,9 @@ def start(layout: UnitLayout, services: Collection[Service], files: Plan, *, che
         with locked(layout.own):
             files.apply()
             _define(layout, systemd, services, wanted, records)
-            restarted = _bring_up(systemd, services, plan)
+            restarted = start_all(systemd, services, plan)
     else:
-        restarted = _repair(systemd, services, {name: status for name, (status, _) in looks.items()})
+        restarted = repair_all(systemd, services, {name: status for name, (status, _) in looks.items()})
     _keep_looking(layout, systemd)
     return Outcome(
         started=plan.started,
@@ -258,25 +260,6 @@ def _define(
         write(layout.record(service.name), record.text())
 
 
-def _bring_up(systemd: Systemd, services: Collection[Service], plan: Outcome) -> list[str]:
-    """Start group by group; return those that ran already but did not work and were restarted."""
-    restarted: list[str] = []
-    for group in by_priority(services):
-        systemd.restart([service for service in group if service.name in plan.started])
-        for service in group:
-            if service.name in plan.started:
-                await_health(systemd, service)
-            elif service.name not in plan.outdated:
-                restarted += repair(systemd, service)
-    return restarted
-
-
-def _repair(systemd: Systemd, services: Collection[Service], statuses: Mapping[str, Status]) -> list[str]:
-    """Restart those that run but do not work; one quick question to each, and patience only with the ill."""
-    ill = [service for service in services if statuses[service.name].state != "RUNNING" or probe(service.health)]
-    return [name for service in ill for name in repair(systemd, service)]
-
-
 def _keep_looking(layout: UnitLayout, systemd: Systemd) -> None:
     """Let the target be active, and with it the watchdog; the services that it wants run already."""
     units = (layout.target, f"{layout.health}.timer")
@@ -297,13 +280,15 @@ def _refuse_foreign(
     services: Iterable[Service],
     records: Mapping[str, Record],
     looks: Mapping[str, tuple[Status, int]],
+    others: Collection[Owner] = (),
 ) -> None:
     services = list(services)
     ports = {label: port for service in services for label, port in service.ports.items()}
     up = [record.service for name, record in records.items() if name in looks and looks[name][0].up]
     listening = {port for service in up for port in service.ports.values()}
     if ports:
-        refuse_foreign(ports, UnitFamily({layout.unit(name) for name in records}, listening))
+        ours = UnitFamily({layout.unit(name) for name in records}, listening)
+        refuse_foreign(ports, AnyOf([ours, *others]))
 
 
 def _units(layout: UnitLayout) -> dict[str, Path]:
