@@ -10,7 +10,7 @@ to the grid of periods, so that the store puts them in one row.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,7 @@ class Otelcol:
         bridge_port: The port of the bridge.
         scrape_host: The address of an exporter whose page is read; "" where icosfl.collect pushes.
         scrape_port: The port of that exporter.
-        metrics: The names that the bridge asks for, if an exporter's page is read.
+        sources: What the bridge's rule asks for of an exporter's page: each a `metric`, maybe a `minus`.
         simulated: Whether the exporter's meter is a simulation.
         period_seconds: The time between two rows.
         queue_dir: The directory of the queue.
@@ -60,7 +60,7 @@ class Otelcol:
     bridge_port: int
     scrape_host: str
     scrape_port: int
-    metrics: Sequence[str]
+    sources: Sequence[Mapping[str, Any]]
     simulated: bool
     period_seconds: float
     queue_dir: str
@@ -188,8 +188,9 @@ def _label(plan: Otelcol) -> list[str]:
     return [f'{label} where IsMatch(metric.name, "{_OF_THE_METER}")'] if plan.simulated else []
 
 
-def _of_exporter(plan: Otelcol) -> tuple[str, ...]:
-    return tuple(name for name in plan.metrics if name != CPU)
+def _of_exporter(plan: Otelcol) -> list[str]:
+    named = {str(source[key]) for source in plan.sources for key in ("metric", "minus") if source.get(key)}
+    return sorted(named - {CPU})
 
 
 def _bridge(plan: Otelcol) -> dict[str, Any]:
