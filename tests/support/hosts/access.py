@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,8 +66,8 @@ class Access:
         own = ["-F", "/dev/null", "-i", str(self.key), "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
         return ["ssh", *own, *self.options, f"{USER}@{address}", *argv]
 
-    def write(self, hosts: Iterable[Line]) -> None:
-        """Write known_hosts and the inventory."""
+    def write(self, hosts: Iterable[Line], variables: Mapping[str, object]) -> None:
+        """Write known_hosts and the inventory, with these variables besides its own."""
         groups: dict[str, dict[str, dict[str, str]]] = {"controller": {}, "workers": {}}
         known = []
         for host in hosts:
@@ -77,16 +77,17 @@ class Access:
         self.known_hosts.write_text("".join(known), encoding="utf-8")
         children = {group: {"hosts": members} for group, members in groups.items() if members}
         tree = {ENVIRONMENT: {"children": {"nodes": {"children": children}}}}
-        variables = {
+        facts = {
             "ansible_user": USER,
             "ansible_become": True,
             "ansible_ssh_private_key_file": str(self.key),
             "ansible_ssh_common_args": " ".join(self.options),
             "ansible_python_interpreter": "/usr/bin/python3",
             "icosfl_runtime": RUNTIME,
+            **variables,
             **self._variables,
         }
-        for path, content in ((self.inventory / "hosts.yml", tree), (self._group_vars, variables)):
+        for path, content in ((self.inventory / "hosts.yml", tree), (self._group_vars, facts)):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(yaml.safe_dump(content, sort_keys=False, width=160), encoding="utf-8")
 

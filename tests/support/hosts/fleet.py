@@ -17,6 +17,7 @@ from docker.errors import NotFound
 
 from icosfl.errors import RunFailed
 from support.hosts.access import RUNTIME, Access, Line
+from support.hosts.base_image import base_image
 from support.hosts.container import Completed, Container
 from support.hosts.engine import LABEL
 from support.hosts.engine_image import engine_images
@@ -296,6 +297,7 @@ class HostFleet:
 
     def _write_access(self) -> None:
         keys = {host.name: self.read(host.name, "/etc/ssh/ssh_host_ed25519_key.pub") for host in self.hosts}
-        self.access.write(
-            Line(host.name, host.address, host.group, host.runtime, keys[host.name]) for host in self.hosts
-        )
+        lines = [Line(host.name, host.address, host.group, host.runtime, keys[host.name]) for host in self.hosts]
+        has_docker = any(host.runtime == "docker" for host in self.hosts)
+        # what no registry has to be asked for
+        self.access.write(lines, {"icosfl_base_image": base_image(self._engine)} if has_docker else {})
