@@ -19,6 +19,7 @@ from .bundle_signature import is_signed  # relative: on a host this package is a
 FORMAT = 1
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
+TIME = 1580601600  # 2020-02-02, of all that is unpacked: uv notes the times of wheels
 _CHUNK_BYTES = 1 << 20
 _LARGEST_MANIFEST_BYTES = 16 << 20
 _AGAIN = "build it again with icosfl bundle"
@@ -222,7 +223,9 @@ def _digest(source: IO[bytes], path: Path, fact: FileFact, member: tarfile.TarIn
             if target:
                 target.write(chunk)
         if target:
+            target.flush()  # writing later would change the time again
             os.fchmod(target.fileno(), 0o755 if fact.executable else 0o644)
+            os.utime(target.fileno(), (TIME, TIME))
     except tarfile.TarError as error:
         raise BundleRefused(f"{path} is incomplete: {member.name} ends early", f"delete it and {_AGAIN}") from error
     finally:

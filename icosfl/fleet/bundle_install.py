@@ -3,6 +3,9 @@
     <install_dir>/releases/<id>/    python/ venv/ app/, and release.json once all of it works
     <install_dir>/current           -> releases/<id>, switched in one step
 
+The same bundle at the same place leaves the same bytes and times everywhere, but for the time of `release.json` and of
+the directory that holds it: they say when it was installed.
+
 A directory without `release.json` does not count, and the next install throws it away: whatever kills an install is
 cured by another one. Runs on bare hosts: the standard library only, Python 3.9. `plugins/module_utils` links to it.
 """
@@ -20,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from .bundle_archive import BundleRefused, Manifest, read_bundle  # relative: see bundle_archive
+from .bundle_archive import TIME, BundleRefused, Manifest, read_bundle  # relative: see bundle_archive
 
 STAMP = "release.json"
 CURRENT = "current"
@@ -110,7 +113,8 @@ def install(bundle: Path, install_dir: Path, *, public_key: str = "", sha256: st
         shutil.rmtree(making, ignore_errors=True)
         raise
     try:
-        _make_environment(release)
+        make_environment(release)
+        _set_times(release)
     except BaseException:
         shutil.rmtree(release, ignore_errors=True)
         raise
@@ -162,7 +166,16 @@ def uninstall(install_dir: Path) -> None:
             continue  # somebody keeps files there
 
 
-def _make_environment(release: Path) -> None:
+def make_environment(release: Path, *, compiles: bool = False) -> None:
+    """Make a release's environment of its interpreter and its wheels, and prove that all that nodes load can be loaded.
+
+    Args:
+        release: Where `python/`, `wheelhouse/` and `requirements.txt` lie; the wheels are used up.
+        compiles: Whether loading leaves bytecode: for who builds bundles. On hosts it comes with the wheels.
+
+    Raises:
+        BundleRefused: What it holds does not run here.
+    """
     wheelhouse, cache, temporary = release / "wheelhouse", release / ".cache", release / ".tmp"
     temporary.mkdir()
     uv = _unpack_uv(wheelhouse, temporary)
@@ -178,10 +191,10 @@ def _make_environment(release: Path) -> None:
         ],
         environment,
     )
+    _forget_wheels(release)
     shutil.rmtree(wheelhouse)
     shutil.rmtree(cache, ignore_errors=True)
-    # Proves that all of it can be loaded, and leaves the bytecode of what nodes load: services cannot write here.
-    _run([str(release / _PYTHON), "-m", WARM], environment)
+    _run([str(release / _PYTHON), *([] if compiles else ["-B"]), "-m", WARM], environment)
     shutil.rmtree(temporary)
 
 
@@ -208,6 +221,24 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
         cure = "look at what it says; the release before it still runs"
     said = "".join(f"\n    {line}" for line in lines) or " nothing"
     raise BundleRefused(f"{' '.join(command[:3])} ended with {done.returncode} and says:{said}\n", cure)
+
+
+def _forget_wheels(release: Path) -> None:
+    """Take away uv's notes of when it saw which wheel: they differ on each machine, and the wheels leave."""
+    for note in release.glob("venv/lib/python*/site-packages/*.dist-info/uv_cache.json"):
+        record = note.with_name("RECORD")
+        lines = record.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = "".join(line for line in lines if f"/{note.name}," not in line)
+        record.unlink()  # it may be a link to the cache's
+        record.write_text(kept, encoding="utf-8")
+        note.unlink()
+
+
+def _set_times(release: Path) -> None:
+    """Give all files one time: a release at the same place has the same bytes and times on each machine."""
+    for directory, directories, files in os.walk(release, topdown=False):
+        for name in (*files, *directories):
+            os.utime(os.path.join(directory, name), (TIME, TIME), follow_symlinks=False)  # noqa: PTH118 (30000 files)
 
 
 def _works(release: Path) -> bool:

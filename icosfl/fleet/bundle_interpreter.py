@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from icosfl.errors import RunFailed, UserError
+from icosfl.fleet.bundle_bytecode import compile_files
 
 # Neither tests nor what needs a screen or the internet.
 LEFT_OUT = {
@@ -91,9 +92,7 @@ def copy_interpreter(python: Path, into: Path, *, compiled: bool = True) -> None
         path.write_bytes(moved)
     (into / "bin" / name).chmod(0o755)
     if compiled:
-        # checked by nobody: the files' times change on their way, and nobody may write there anyway
-        compileall = ["-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash"]
-        _output([str(python), "-I", *compileall, "-s", str(into), str(stdlib)])
+        compile_files(stdlib.rglob("*.py"), stdlib)
 
 
 def needed_libraries(program: bytes) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The parts of a bundle that take long, each made once: the wheels of the lock file and the interpreter.
+"""The parts of a bundle that take long, each made once: the lock file's wheels, their bytecode and the interpreter.
 
 A part lies in a directory named after all that it is made of, and gets that name once it is whole. So a change of the
 project's own code costs seconds, and what a killed build leaves is never mistaken for a part.
@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from icosfl.errors import RunFailed
+from icosfl.fleet.bundle_archive import BundleRefused
+from icosfl.fleet.bundle_bytecode import bytecode_wheel, compile_files, loaded_sources, outside_names
+from icosfl.fleet.bundle_install import make_environment
 from icosfl.fleet.bundle_interpreter import copy_interpreter
 from icosfl.fleet.bundle_plan import RECIPE, Plan, canonical
 
@@ -55,7 +60,53 @@ def interpreter(plan: Plan, parts: Path, say: Say) -> Path:
     return _part("python", f"{plan.target}{sys.base_prefix}{sys.version}", parts, make)
 
 
-def own_wheel(project: Path, into: Path) -> Path:
+def bytecode(  # noqa: PLR0913, PLR0917 (what it is made of)
+    plan: Plan, project: Path, wheelhouse: Sequence[Path], python: Path, parts: Path, say: Say
+) -> Path:
+    """Return a directory with the wheel of bytecode of all that nodes load, but for the project's own.
+
+    What they load is found by making the environment as hosts do. It is thereby proved to work before any host has it.
+
+    Raises:
+        RunFailed: The environment cannot be made or loaded, or not compiled.
+    """
+
+    def make(into: Path) -> None:
+        say("loading and compiling what nodes load")
+        release = into / "release"
+        shutil.copytree(python / "python", release / "python", copy_function=os.link)
+        (release / "wheelhouse").mkdir()
+        for wheel in wheelhouse:
+            shutil.copyfile(wheel, release / "wheelhouse" / wheel.name)
+        (release / "requirements.txt").write_text(requirements_text(wheelhouse), encoding="utf-8")
+        try:
+            make_environment(release, compiles=True)
+        except BundleRefused as error:
+            raise RunFailed(f"the release does not work: {error.cause}", cure=error.cure) from error
+        packages = release / "venv" / "lib" / f"python{plan.target.minor}" / "site-packages"
+        compiled = compile_files(loaded_sources(packages, but="icosfl"), packages)
+        bytecode_wheel(into, "icosfl_dependencies_bytecode", plan.target.python, compiled)
+        shutil.rmtree(release)
+
+    names = outside_names(project, plan.sources)
+    made_of = [each.text for each in plan.requirements], str(plan.target), sys.version, names, _warm(project)
+    return _part("bytecode", json.dumps(made_of), parts, make)
+
+
+def own_wheels(project: Path, version: str, into: Path) -> list[Path]:
+    """Build the project's own wheel and that of its bytecode; the same sources give the same bytes.
+
+    Raises:
+        RunFailed: hatchling refuses.
+    """
+    wheel = _own_wheel(project, into)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(into / "own")
+    compiled = compile_files((into / "own" / "icosfl").rglob("*.py"), into / "own")
+    return [wheel, bytecode_wheel(into, "icosfl_bytecode", version, compiled)]
+
+
+def _own_wheel(project: Path, into: Path) -> Path:
     """Build the project's own wheel; the same sources give the same bytes.
 
     Raises:
@@ -79,6 +130,10 @@ def requirements_text(wheelhouse: Sequence[Path]) -> str:
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         lines.append(f"{canonical(name)}=={version} --hash=sha256:{digest}\n")
     return "".join(lines)
+
+
+def _warm(project: Path) -> str:
+    return (project / "icosfl" / "warm.py").read_text(encoding="utf-8")
 
 
 def forget(parts: Path, kept: Sequence[Path]) -> None:

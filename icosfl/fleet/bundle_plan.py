@@ -18,7 +18,7 @@ from pathlib import Path
 
 from icosfl.errors import UserError
 
-RECIPE = 1  # a bundle made in another way from the same parts has another id
+RECIPE = 2  # a bundle made in another way from the same parts has another id
 _BLOCK = re.compile(
     r"^(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(?P<version>\S+)[^\n]*\n(?P<rest>(?:[ ]{4}[^\n]*\n?)*)", re.M
 )

@@ -13,7 +13,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from icosfl.fleet.bundle_archive import BundleRefused, read_bundle
+from icosfl.fleet.bundle import verify_once
+from icosfl.fleet.bundle_archive import BundleRefused
 
 
 class ActionModule(ActionBase):
@@ -49,7 +50,7 @@ class ActionModule(ActionBase):
                 "no bundle of it. Cure: name a release that is there, or leave icosfl_release empty for the newest"
             )
         try:  # a damaged bundle must not reach any host
-            read_bundle(Path(bundle), public_key=arguments.get("public_key", ""), sha256=arguments.get("sha256", ""))
+            verify_once(Path(bundle), arguments.get("public_key", ""), arguments.get("sha256", ""))
         except BundleRefused as error:
             raise AnsibleActionFail(f"{host}: {error.cause}. Cure: {error.cure}") from error
         directory = self._make_tmp_path()

@@ -17,6 +17,7 @@ import pytest
 
 from icosfl.fleet.bundle import write_bundle
 from icosfl.fleet.bundle_archive import BundleRefused
+from icosfl.fleet.bundle_bytecode import bytecode_wheel, compile_files
 from icosfl.fleet.bundle_install import (
     current,
     delete,
@@ -73,7 +74,10 @@ def bundle(parts: Path, tmp_path: Path) -> Callable[..., Path]:
         source = tmp_path / f"source-{release}"
         source.mkdir()
         own = wheel(source, "icosfl", {"icosfl/__init__.py": b"", "icosfl/warm.py": warm.encode()})
-        wheels = [own, parts / "uv-1-py3-none-any.whl"]
+        (source / "icosfl").mkdir()
+        (source / "icosfl" / "__init__.py").touch()
+        compiled = compile_files([source / "icosfl" / "__init__.py"], source)
+        wheels = [own, bytecode_wheel(source, "icosfl_bytecode", "1", compiled), parts / "uv-1-py3-none-any.whl"]
         (source / "requirements.txt").write_text(requirements_text(wheels), encoding="utf-8")
         files = {
             "requirements.txt": source / "requirements.txt",
@@ -111,6 +115,22 @@ def test_a_release_runs_with_its_own_interpreter_and_keeps_no_wheels(
     assert said == str(root / "releases" / "1-a" / "python")
     assert not (root / "releases" / "1-a" / "wheelhouse").exists()
     assert installed(root) == ("1-a",)
+
+
+def test_installing_compiles_nothing_and_leaves_the_same_bytes_and_times_wherever_it_is_done(
+    bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    root, made = tmp_path / "opt", bundle("1-a", "import json, icosfl\n")
+    left = []
+    for _ in range(2):
+        put(made, root)
+        release = root / "releases" / "1-a"
+        files = [path for path in release.rglob("*") if path.is_file() and path.name != "release.json"]
+        left.append({path: (path.stat().st_mode, path.stat().st_mtime, path.read_bytes()) for path in files})
+        uninstall(root)
+
+    assert left[0] == left[1]
+    assert {path.name for path in left[0] if path.suffix == ".pyc"} == {"__init__.cpython-311.pyc"}
 
 
 def test_one_goes_back_to_a_release_that_is_still_there(bundle: Callable[..., Path], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from icosfl.errors import UserError
-from icosfl.fleet.bundle import write_bundle
+from icosfl.fleet.bundle import verify_once, write_bundle
 from icosfl.fleet.bundle_archive import BundleRefused, dump_manifest, parse_manifest, read_bundle, read_manifest
 from icosfl.fleet.bundle_install import check_host
 from icosfl.fleet.bundle_interpreter import relocated
@@ -141,6 +141,27 @@ def test_a_bundle_with_one_bit_turned_is_refused(bundle: Bundle, at: int) -> Non
 
     assert str(path) in raised.value.cause
     assert raised.value.cure
+
+
+def test_a_bundle_is_checked_once_before_it_is_shipped_and_again_when_it_is_another(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bundle()
+    sha256 = read_manifest(path).sha256
+    verify_once(path, "", sha256)
+    with monkeypatch.context() as patched:
+        patched.setattr("icosfl.fleet.bundle_archive.read_bundle", lambda _: pytest.fail("checked twice"))
+        verify_once(path, "", sha256)
+
+    data = bytearray(path.read_bytes())
+    data[data.index(b"x" * 100)] ^= 1
+    path.write_bytes(data)
+
+    for _ in range(2):
+        with pytest.raises(BundleRefused, match="damaged"):
+            verify_once(path, "", sha256)
+    with pytest.raises(BundleRefused, match="another bundle"):
+        verify_once(path, "", "0" * 64)
 
 
 def test_a_bundle_without_one_of_its_files_is_refused(bundle: Bundle) -> None:
