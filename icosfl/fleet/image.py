@@ -26,7 +26,7 @@ from icosfl.fleet.bundle_archive import BundleRefused, Manifest
 from icosfl.fleet.bundle_plan import make_plan, own_target
 from icosfl.fleet.engine import Engine
 from icosfl.fleet.image_host import is_used
-from icosfl.fleet.image_manifest import ImageManifest, dump, layers_of, read
+from icosfl.fleet.image_manifest import REPOSITORY, ImageManifest, dump, layers_of, read
 from icosfl.fleet.image_plan import DOCKERFILE, ImagePlan, check_install_dir, digest, recipe
 
 KEPT = 2
@@ -53,6 +53,11 @@ class Wanted:
     install_dir: str
     output: Path
     public_key: str = ""
+
+    @property
+    def release(self) -> str:
+        """The release in it."""
+        return self.bundle.name.removesuffix(".tar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +97,21 @@ def planned(engine: Engine, wanted: Wanted) -> ImagePlan:
 def found(wanted: Wanted, engine: Engine) -> BuiltImage | None:
     """Return the image that is wanted if its archive is there.
 
-    A control node whose docker does not answer uses what was built on the base of that name before.
+    A control node whose docker does not answer, or that has the bundle no more, uses what was built before of that
+    release on the base of that name.
+
+    Raises:
+        UserError: The bundle is not rightly signed, or there is no such base or directory.
+        Unavailable: The control node's docker does not answer, and nothing was built before.
     """
+    if not wanted.bundle.exists():
+        return _built_before(wanted)
     try:
         return _there(wanted.output, planned(engine, wanted).name)
     except Unavailable:
-        release = wanted.bundle.name.removesuffix(".tar")
-        paths = sorted(wanted.output.glob(f"{release}-*.json"), key=lambda path: path.stat().st_mtime)
-        names = [path.name.removesuffix(".json") for path in paths if not path.name.endswith(".cdx.json")]
-        built = [image for name in reversed(names) if (image := _there(wanted.output, name))]
-        usable = [each for each in built if each.manifest.base == wanted.base]
-        if not usable:
-            raise
-        return usable[0]
+        if before := _built_before(wanted):
+            return before
+        raise
 
 
 def ensure(wanted: Wanted, say: Callable[[str], None], *, fresh: bool = False) -> BuiltImage:
@@ -125,6 +132,11 @@ def ensure(wanted: Wanted, say: Callable[[str], None], *, fresh: bool = False) -
         there = None if fresh else found(wanted, engine)
         if there:
             return there
+        if not wanted.bundle.exists():
+            raise UserError(
+                f"the control node has neither the image nor the bundle of release {wanted.release}",
+                cure="leave icosfl_release empty for the newest, or build that release from its commit",
+            )
         plan = planned(engine, wanted)
         plan = replace(plan, revision=_revision(wanted.project, plan.release))
         built = _build(engine, plan, wanted, say, fresh=fresh)
@@ -144,6 +156,11 @@ def check(image: BuiltImage) -> None:
     raise InputError(f"{image.path} is damaged", cure="delete it, and it is built again")
 
 
+def name_in(registry: str) -> str:
+    """Return what our image is called in a registry, without its digest."""
+    return f"{registry.rstrip('/')}/{REPOSITORY}"
+
+
 def push(image: BuiltImage, registry: str, *, again: bool = False) -> str:
     """Push an image to a registry unless that was done, and return the name with the digest that hosts pull.
 
@@ -156,7 +173,7 @@ def push(image: BuiltImage, registry: str, *, again: bool = False) -> str:
         RunFailed: The registry refuses it.
         Unavailable: The control node's docker does not answer.
     """
-    name = f"{registry.rstrip('/')}/icosfl"
+    name = name_in(registry)
     with only(image.path.parent):
         now = _there(image.path.parent, image.path.name.removesuffix(".tar.gz")) or image
         if (known := now.manifest.pushed.get(name)) and not again:
@@ -198,7 +215,7 @@ def _build(engine: Engine, plan: ImagePlan, wanted: Wanted, say: Callable[[str],
     began = time.monotonic()
     image = image_build.build(engine, plan, parts, wanted.output, fresh=fresh)
     seconds = round(time.monotonic() - began, 1)
-    tag = f"icosfl:{plan.release}"
+    tag = f"{REPOSITORY}:{plan.release}"
     engine.call("image", "tag", image, tag)
     say(f"writing {plan.name}.tar.gz")
     making = wanted.output / f".making-{plan.name}.tar.gz"
@@ -241,6 +258,12 @@ def _write_sbom(engine: Engine, image: BuiltImage, bundle: Manifest) -> None:
     status, os_release = image_build.base_files(engine, image.manifest.base_id, image.path.parent)
     text = image_sbom.sbom(image.manifest, bundle, status, image_sbom.distribution_of(os_release))
     image.sbom.write_text(text, encoding="utf-8")
+
+
+def _built_before(wanted: Wanted) -> BuiltImage | None:
+    paths = sorted(wanted.output.glob(f"{wanted.release}-*.tar.gz"), key=lambda path: path.stat().st_mtime)
+    images = (_there(wanted.output, path.name.removesuffix(".tar.gz")) for path in reversed(paths))
+    return next((image for image in images if image and image.manifest.base == wanted.base), None)
 
 
 def _bundle(wanted: Wanted) -> Manifest:
