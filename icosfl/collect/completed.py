@@ -39,7 +39,7 @@ _SAME = (
         {MEMORY_USAGE, MEMORY_LIMIT, MEMORY_AVAILABLE},
         {"scaph_host_memory_available_bytes", "node_memory_MemAvailable_bytes"},
     ),
-    ({HOST_POWER, HOST_ENERGY}, {"scaph_host_power_microwatts", *_RAPL}),
+    ({HOST_POWER, HOST_ENERGY}, {"scaph_host_power_microwatts", "scaph_host_energy_microjoules", *_RAPL}),
 )
 
 

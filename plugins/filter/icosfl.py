@@ -134,7 +134,7 @@ def _bad_programs(host: str, values: Mapping[str, Any]) -> list[topology.Problem
     """What is wrong with the third-party programs that a host chose."""
     chosen = {name: str(values[name]) for name in problems.CHOICES if name in values}
     found = problems.unknown_choices(host, chosen)
-    if found or not set(chosen.values()) - {"embedded"}:
+    if found or "parts_wanted" not in values or not set(chosen.values()) - {"embedded"}:
         return found
     return problems.unfit_parts(host, values["parts_pins"], values["parts_wanted"], platform.machine())
 

@@ -105,6 +105,19 @@ def test_another_exporter_can_be_scraped_instead(config, recorder, site, wait_un
     assert "node_load1 0.5" in text
 
 
+def test_a_page_that_is_scraped_is_completed_in_the_same_request(config, recorder, site, wait_until) -> None:
+    site.body = b"# TYPE node_load1 gauge\nnode_load1 0.5\n"
+
+    with CollectService(replace(config, source="both", scrape_url=site.url)) as service:
+        service.run(turns(1))
+        wait_until(lambda: recorder.requests)
+
+    (sent,) = names(recorder)
+    assert {"node_load1", "system.memory.usage"} <= sent
+    assert "system.cpu.load_average.1m" not in sent
+    assert len(set(recorder.times())) == 1
+
+
 def test_a_dead_target_is_logged_once_counted_and_survived(config, recorder, site, caplog) -> None:
     site.status = 500
     with CollectService(replace(config, source="scrape", scrape_url=site.url)) as service:
@@ -128,9 +141,10 @@ def test_the_page_shows_no_old_values_of_a_target_that_died(config, site) -> Non
         assert "node_load1" not in page(service)
 
 
-def test_scraping_without_an_address_is_a_configuration_error(config) -> None:
+@pytest.mark.parametrize("source", ["scrape", "both"])
+def test_scraping_without_an_address_is_a_configuration_error(config, source) -> None:
     with pytest.raises(ConfigError, match="scrape_url"):
-        CollectService(replace(config, source="scrape"))
+        CollectService(replace(config, source=source))
 
 
 def test_a_push_that_ended_unexpectedly_ends_the_service(config, monkeypatch) -> None:

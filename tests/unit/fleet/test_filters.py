@@ -146,6 +146,24 @@ class TestInventoryProblems:
         assert problem.startswith("control: redis_max_memroy: ")
         assert "redis_max_memory" in problem
 
+    def test_an_exporter_that_does_not_exist_is_refused_with_those_that_do(self) -> None:
+        fleet = {"control": a_host("controller", icosfl_host_metrics="kepler"), "worker": a_host("workers", 1)}
+
+        (problem,) = problems_of(fleet)
+
+        assert problem.startswith(
+            "control: icosfl_host_metrics: this release does not have 'kepler'. Cure: use embedded "
+        )
+
+    def test_a_program_that_must_be_given_and_was_not_is_named_before_anything_is_installed(self) -> None:
+        worker = a_host("workers", 1, icosfl_collector="otelcol", parts_wanted=["otelcol"])
+        pins = {"otelcol": {"version": "", "program": "otelcol-contrib"}}
+        fleet = {"control": a_host("controller"), "worker": {**worker, "parts_pins": pins}}
+
+        (problem,) = problems_of(fleet)
+
+        assert problem.startswith("worker: icosfl_part_files: otelcol: version '' is none. Cure: name a version")
+
     def test_a_host_without_a_connection_of_its_own_is_reached_over_ssh(self) -> None:
         fleet = {"control": a_host("controller"), "worker": a_host("workers", 1)}
         del fleet["worker"]["ansible_connection"]

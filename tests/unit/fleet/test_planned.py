@@ -19,11 +19,13 @@ def project(tmp_path: Path) -> Path:
 
     write(
         "playbooks/site.yml",
-        "- {hosts: nodes, roles: [{role: base}, redis]}\n- {hosts: nodes, roles: [{role: bridge}]}\n"
+        "- {hosts: nodes, roles: [{role: base}, redis]}\n"
+        "- {hosts: nodes, roles: [{role: bridge}, {role: exporter, when: chosen}]}\n"
         "- {hosts: controller, roles: [{role: link}]}\n- {hosts: all, tasks: []}\n",
     )
     write("roles/redis/vars/main.yml", "__redis_services: [{name: redis, ports: {a: '{{ b }}'}}]\n")
     write("roles/bridge/vars/main.yml", "__bridge_services: [{name: bridge}]\n")
+    write("roles/exporter/vars/main.yml", "__exporter_services: [{name: exporter}]\n")
     write("roles/link/vars/main.yml", "__link_services: [{name: link}, {name: executor}]\n")
     return tmp_path
 
@@ -34,6 +36,10 @@ def test_a_host_is_meant_to_have_what_its_groups_get_in_the_order_of_the_playboo
     assert planned_services(plan, ("nodes", "controller", "all")) == ("redis", "bridge", "link", "executor")
     assert planned_services(plan, ("nodes",)) == ("redis", "bridge")
     assert planned_services(plan, ("others",)) == ()
+
+
+def test_what_only_some_hosts_get_is_planned_for_none(project: Path) -> None:
+    assert "exporter" not in planned_services(read_plan(project), ("nodes",))
 
 
 def test_a_playbook_that_cannot_be_read_is_an_error_that_names_it(project: Path) -> None:
