@@ -14,15 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from icosfl.errors import RunFailed, UserError
+from icosfl.errors import RunFailed
 from icosfl.fleet.bundle_archive import Manifest
 from icosfl.fleet.engine import Engine
 from icosfl.fleet.image_plan import STAGE_LABEL, ImagePlan, build_command
 
 BUILD_SECONDS = 3600.0
-PULL_SECONDS = 1800.0
 _BLOCK_BYTES = 16 << 20
 _LEVEL = 6
 _OLD = "24h"
@@ -45,27 +43,6 @@ class Parts:
     bundle: Path
     manifest: Manifest
     recipe: Mapping[str, str]
-
-
-def base_image(engine: Engine, name: str) -> dict[str, Any]:
-    """Return what the engine knows of the base image, which is pulled where it is missing.
-
-    Raises:
-        UserError: It is not there and cannot be pulled.
-        Unavailable: The control node's engine does not answer.
-    """
-    if not (found := engine.inspect("image", [name])):
-        try:
-            engine.call("pull", "--quiet", name, seconds=PULL_SECONDS)
-        except RunFailed as error:
-            raise UserError(
-                f"the base image {name} is not on the control node and cannot be pulled: {last(error.message)}",
-                cure="correct icosfl_base_image, or bring the image: docker load, docker import",
-            ) from error
-        found = engine.inspect("image", [name])
-    if not found:
-        raise UserError(f"the base image {name} is not what was pulled", cure="correct icosfl_base_image")
-    return found[0]
 
 
 def build(engine: Engine, plan: ImagePlan, parts: Parts, scratch: Path, *, fresh: bool = False) -> str:
@@ -132,31 +109,11 @@ def compress(source: Path, target: Path) -> None:
         os.fsync(packed.fileno())
 
 
-def base_files(engine: Engine, base: str, scratch: Path) -> tuple[str, str]:
-    """Return the base's list of Debian packages and its /etc/os-release; "" for what it lacks."""
-    container = engine.call("container", "create", base, "/nothing").strip()
-    try:
-        return (
-            _copied(engine, f"{container}:/var/lib/dpkg/status", scratch / "dpkg-status"),
-            _copied(engine, f"{container}:/etc/os-release", scratch / "os-release"),
-        )
-    finally:
-        engine.call("container", "rm", "--force", "--volumes", container)
-
-
 def last(text: str) -> str:
     """Return the end of what a builder said, without its colours."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     lines = [line for line in plain.splitlines() if line.strip() and "DEPRECATED" not in line]
     return "\n".join(lines[-_LAST_LINES:])
-
-
-def _copied(engine: Engine, source: str, target: Path) -> str:
-    try:
-        engine.call("container", "cp", "--follow-link", source, str(target))
-    except RunFailed:
-        return ""  # a base of another kind: its packages are not listed
-    return target.read_text(encoding="utf-8", errors="replace") if target.is_file() else ""
 
 
 @contextmanager

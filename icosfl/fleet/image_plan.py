@@ -26,7 +26,8 @@ class ImagePlan:
         version: The project's.
         revision: The commit that the release was made of; "" where that is not known.
         base: The base image's name.
-        base_id: Its id.
+        base_id: The id of what the build is laid on.
+        base_reference: What the build calls that.
         install_dir: Where the release lies in it: where hosts have it too.
         made_of: The digest of all that goes in.
     """
@@ -36,6 +37,7 @@ class ImagePlan:
     revision: str
     base: str
     base_id: str
+    base_reference: str
     install_dir: str
     made_of: str
 
@@ -99,7 +101,7 @@ def build_arguments(plan: ImagePlan, stage: str) -> dict[str, str]:
     """
     return {
         "STAGE": stage,
-        "BASE": plan.base,
+        "BASE": plan.base_reference,
         "INSTALL_DIR": plan.install_dir,
         "RELEASE": plan.release,
         "VERSION": plan.version,

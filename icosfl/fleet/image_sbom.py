@@ -98,18 +98,25 @@ def interpreter(bundle: Manifest) -> dict[str, Any]:
 
 def debian_packages(dpkg_status: str, distribution: str) -> list[dict[str, Any]]:
     """Return a component for each installed package of a /var/lib/dpkg/status."""
+    vendor = distribution.partition("-")[0] or "debian"
     found = {}
-    for paragraph in dpkg_status.split("\n\n"):
-        fields = {match["name"]: match["value"].strip() for match in _FIELD.finditer(paragraph)}
-        if "Package" not in fields or not fields.get("Status", "").endswith(" installed"):
-            continue
-        name, version, architecture = fields["Package"], fields.get("Version", ""), fields.get("Architecture", "")
-        vendor, _, _ = distribution.partition("-")
-        purl = f"pkg:deb/{vendor or 'debian'}/{quote(name, safe='')}@{quote(version, safe='')}?arch={architecture}"
+    for package in installed_packages(dpkg_status):
+        name, version = package["Package"], package.get("Version", "")
+        purl = (
+            f"pkg:deb/{vendor}/{quote(name, safe='')}@{quote(version, safe='')}?arch={package.get('Architecture', '')}"
+        )
         if distribution:
             purl += f"&distro={quote(distribution, safe='')}"
         found[purl] = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
     return [found[purl] for purl in sorted(found)]
+
+
+def installed_packages(dpkg_status: str) -> list[dict[str, str]]:
+    """Return the fields of each installed package of a /var/lib/dpkg/status."""
+    paragraphs = (
+        {match["name"]: match["value"].strip() for match in _FIELD.finditer(text)} for text in dpkg_status.split("\n\n")
+    )
+    return [each for each in paragraphs if "Package" in each and each.get("Status", "").endswith(" installed")]
 
 
 def distribution_of(os_release: str) -> str:

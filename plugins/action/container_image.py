@@ -14,12 +14,13 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
 from icosfl.errors import IcosflError, UserError
-from icosfl.fleet import image as images
+from icosfl.fleet import image_files, image_registry
 from icosfl.fleet.engine import Engine
-from icosfl.fleet.image import BuiltImage, Wanted
+from icosfl.fleet.image import Wanted, ensure, found
+from icosfl.fleet.image_files import BuiltImage
 
 NEEDED = ("release", "base", "install_dir", "project_dir", "bundles_dir", "images_dir")
-LOCAL = {*NEEDED, "registry", "public_key"}  # what the host need not know
+LOCAL = {*NEEDED, "base_packages", "registry", "public_key"}  # what the host need not know
 
 
 class ActionModule(ActionBase):
@@ -49,7 +50,7 @@ class ActionModule(ActionBase):
         image = self._built(wanted, check)
         if image is None:
             return {"changed": True, "lacking": True} | _fact(wanted.release, "", f"icosfl:{wanted.release}")
-        name = images.name_in(registry) if registry else ""
+        name = image_registry.name_in(registry) if registry else ""
         arguments |= {"image": _told(image, name)}
         first = self._ask(arguments, known)
         if not first.get("lacking") or first.get("failed") or check:
@@ -70,6 +71,7 @@ class ActionModule(ActionBase):
             project=Path(given["project_dir"]),
             bundle=Path(given["bundles_dir"]) / f"{given['release']}.tar",
             base=given["base"],
+            packages=tuple(str(name) for name in self._task.args.get("base_packages") or ()),
             install_dir=given["install_dir"],
             output=Path(given["images_dir"]),
             public_key=given["public_key"],
@@ -77,15 +79,15 @@ class ActionModule(ActionBase):
 
     def _built(self, wanted: Wanted, check: bool) -> BuiltImage | None:
         if check:
-            return images.found(wanted, Engine())
-        return images.ensure(wanted, lambda text: self._display.display(f"image: {text}"))
+            return found(wanted, Engine())
+        return ensure(wanted, lambda text: self._display.display(f"image: {text}"))
 
     def _ask(self, arguments: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
         done: dict[str, Any] = self._execute_module("container_image", arguments, task_vars=known)
         return done
 
     def _ship(self, arguments: dict[str, Any], image: BuiltImage, known: dict[str, Any]) -> dict[str, Any]:
-        images.check(image)
+        image_files.check(image)
         directory = self._make_tmp_path()
         try:
             remote = self._connection._shell.join_path(directory, "image.tar.gz")
@@ -104,9 +106,9 @@ class ActionModule(ActionBase):
     def _pull(
         self, arguments: dict[str, Any], image: BuiltImage, registry: str, known: dict[str, Any]
     ) -> dict[str, Any]:
-        done = self._ask({**arguments, "pushed": images.push(image, registry)}, known)
+        done = self._ask({**arguments, "pushed": image_registry.push(image, registry)}, known)
         if done.get("unknown"):  # the registry lost what was pushed before
-            done = self._ask({**arguments, "pushed": images.push(image, registry, again=True)}, known)
+            done = self._ask({**arguments, "pushed": image_registry.push(image, registry, again=True)}, known)
         return done
 
     @contextmanager

@@ -38,6 +38,11 @@ options:
     description: The base image, by name, best with its digest.
     type: str
     default: ""
+  base_packages:
+    description: Debian packages that the base must have; those that it lacks are installed in it, once.
+    type: list
+    elements: str
+    default: []
   install_dir:
     description: Where the release lies in the image; where hosts have it too.
     type: path
@@ -127,6 +132,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "release": {"type": "str", "default": ""},
     "base": {"type": "str", "default": ""},
+    "base_packages": {"type": "list", "elements": "str", "default": []},
     "install_dir": {"type": "path", "default": ""},
     "registry": {"type": "str", "default": ""},
     "pulled": {"type": "list", "elements": "str", "default": []},
