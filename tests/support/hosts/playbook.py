@@ -72,11 +72,19 @@ def cut_off(playbook: str, inventory: Path, log: Path, when: Callable[[], bool],
                 time.sleep(0.1)
         finally:
             # Ansible's workers have sessions of their own: a signal to the group would leave them working
-            with suppress(psutil.NoSuchProcess):  # it ended by itself, which the assertion tells
-                for process in (running, *running.children(recursive=True)):
+            for process in _family(running):
+                with suppress(psutil.NoSuchProcess):
                     process.send_signal(signal.SIGKILL)
             running.wait()
     return log.read_text(encoding="utf-8")
+
+
+def _family(process: psutil.Popen) -> list[psutil.Process]:
+    """A process and all that descend from it; none when it has ended by itself."""
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _command(playbook: str, inventory: Path, *options: str) -> list[str]:
