@@ -27,15 +27,21 @@ RULES = TypeAdapter(tuple[RuleConfig, ...]).validate_python(FACTS["icosfl_bridge
 SCHEMA = schema_of(SERIES)
 
 
-@contextmanager
-def running_bridge(directory: Path, store: StoreConfig) -> Iterator[Endpoint]:
-    """The bridge in a process of its own; its listening address."""
+def bridge_of(directory: Path, store: StoreConfig) -> tuple[Endpoint, list[str]]:
+    """Where a bridge with this store listens once its command runs."""
     listen, pages = (Endpoint("127.0.0.1", port) for port in free_ports(2))
     config = BridgeConfig(listen, pages, 0.5, 60, 0.2, 5, 4 * 2**20, store, SERIES, RULES, "info")
     path = directory / "bridge.toml"
     path.write_text(tomli_w.dumps(asdict(config)), encoding="utf-8")
+    return listen, [sys.executable, "-m", "icosfl.bridge", "--config", str(path)]
+
+
+@contextmanager
+def running_bridge(directory: Path, store: StoreConfig) -> Iterator[Endpoint]:
+    """The bridge in a process of its own; its listening address."""
+    listen, command = bridge_of(directory, store)
     with (directory / "bridge.log").open("wb") as log:
-        service = subprocess.Popen([sys.executable, "-m", "icosfl.bridge", "--config", str(path)], stderr=log)
+        service = subprocess.Popen(command, stderr=log)
     try:
         yield listen
         service.send_signal(signal.SIGTERM)
