@@ -1,4 +1,4 @@
-"""The documented shape of what we use of otelcol-contrib (0.120 to 0.162): keys, types, and names of components.
+"""The documented shape of what we use of otelcol-contrib (0.123 to 0.162): keys, types, and names of components.
 
 The program cannot be had where the tests run. It refuses unknown keys, and so does this; what they do is not checked.
 """
