@@ -53,13 +53,15 @@ class Image:
 
     Args:
         reference: What Docker is told: an id, or a name with a digest or a tag.
-        id: What that is on this machine; "" when it is not there yet.
         own: Whether it is the release's, so that it has our health check.
+        id: What that is on this machine; "" when it is not there yet.
+        architecture: What machines it is for, in Docker's words; "" when it is not there yet.
     """
 
     reference: str
-    id: str
     own: bool
+    id: str = ""
+    architecture: str = ""
 
 
 @dataclass(frozen=True, slots=True)

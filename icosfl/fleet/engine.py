@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -66,6 +66,7 @@ class Engine:
 
     def __init__(self) -> None:
         self._compose: tuple[str, ...] | None = None
+        self._server: Versions | None = None
 
     def call(self, *words: str, seconds: float = CALL_SECONDS, stdin: bytes | IO[bytes] | None = None) -> str:
         """Call the docker command and return what it says.
@@ -102,18 +103,32 @@ class Engine:
 
     def versions(self) -> Versions:
         """Return what Docker is on this machine."""
-        server = json.loads(self.call("version", "--format", "{{json .Server}}"))
-        return Versions(
-            engine=str(server.get("Version", "")),
-            api=str(server.get("ApiVersion", "")),
-            compose=self.compose_version(),
-            architecture=str(server.get("Arch", "")),
-        )
+        return replace(self.server(), compose=self.compose_version())
+
+    def server(self) -> Versions:
+        """Return what the engine is; Compose is not asked for its version."""
+        if self._server is None:
+            told = json.loads(self.call("version", "--format", "{{json .Server}}"))
+            version, api, architecture = (str(told.get(key, "")) for key in ("Version", "ApiVersion", "Arch"))
+            self._server = Versions(engine=version, api=api, compose="", architecture=architecture)
+        return self._server
+
+    def answers(self) -> bool:
+        """Return whether there is a docker command whose engine answers."""
+        try:
+            self.server()
+        except Unavailable:
+            return False
+        return True
+
+    def require_compose(self) -> None:
+        """Refuse to go on without Compose."""
+        self.compose("version", "--short")
 
     def compose_version(self) -> str:
         """Return the version of Compose; "" without one. The engine is not asked."""
         try:
-            return self._compose_said("version", "--short").strip().removeprefix("v")
+            return self.compose("version", "--short").strip().removeprefix("v")
         except Unavailable:
             return ""
 
@@ -124,9 +139,6 @@ class Engine:
             words: Its arguments, such as `--project-name`, `icosfl`, `up`.
             seconds: How long it may take.
         """
-        return self._compose_said(*words, seconds=seconds)
-
-    def _compose_said(self, *words: str, seconds: float = CALL_SECONDS) -> str:
         if self._compose is None:
             self._compose = self._find_compose()
         return _succeeded(self._run((*self._compose, *words), seconds))

@@ -94,7 +94,7 @@ class Plan:
     """
 
     def __init__(self, root: str, entries: Collection[Entry] = (), owner: Ownership | None = None) -> None:
-        self._root, self._owner = Path(root), owner or Ownership()
+        self._root, self.owner = Path(root), owner or Ownership()
         self._entries = tuple(entries)
         self.contents = {entry.path: entry.content for entry in self._entries if entry.content is not None}
         self._directories = {entry.path for entry in self._entries if entry.content is None}
@@ -131,7 +131,7 @@ class Plan:
                 ) from None
         uid, gid = self._ids(entry)
         after = _State(
-            self._owner.mode(entry.mode, writable=entry.writable),
+            self.owner.mode(entry.mode, writable=entry.writable),
             uid if uid is not None or before is None else before.uid,
             gid if gid is not None or before is None else before.gid,
             entry.content,
@@ -179,10 +179,10 @@ class Plan:
         uid, gid = self._ids(entry)
         if uid is not None or gid is not None:
             os.fchown(number, -1 if uid is None else uid, -1 if gid is None else gid)
-        os.fchmod(number, self._owner.mode(entry.mode, writable=entry.writable))
+        os.fchmod(number, self.owner.mode(entry.mode, writable=entry.writable))
 
     def _ids(self, entry: Entry) -> tuple[int | None, int | None]:
-        return self._owner.user if entry.writable else self._owner.root, self._owner.group
+        return self.owner.user if entry.writable else self.owner.root, self.owner.group
 
     @contextmanager
     def _opened(self, directory: PurePosixPath) -> Iterator[int]:

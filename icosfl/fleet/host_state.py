@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from icosfl.errors import ConfigError
-from icosfl.fleet import supervised, systemd
-from icosfl.fleet.definition import Layout, secrets_of
+from icosfl.fleet.definition import secrets_of
 from icosfl.fleet.files import Entry, Ownership, Plan, entries_of
+from icosfl.fleet.handover import hand_over
 from icosfl.fleet.outcome import Outcome
+from icosfl.fleet.runtimes import Manager, others_of, runtime_of
 from icosfl.fleet.service import Service, services_of
-from icosfl.fleet.systemd_units import UnitLayout
 
 
 def bring(arguments: Mapping[str, Any], *, check: bool, hide: Callable[[set[str]], object]) -> Outcome:
     """Do what the module's arguments ask for.
+
+    What another runtime has installed at the same root is stopped and removed before anything starts, and once it is
+    sure that this one could start; it ends when all ends, too.
 
     Args:
         arguments: Of the module, all of them.
@@ -30,27 +32,56 @@ def bring(arguments: Mapping[str, Any], *, check: bool, hide: Callable[[set[str]
     Raises:
         IcosflError: Something is wrong with the arguments, or with the host.
     """
-    root, state, asked = arguments["root"], arguments["state"], arguments["services"]
-    names = None if asked is None else [str(service.get("name")) for service in asked]
-    on_systemd = arguments["runtime"] == "systemd"
-    manager: _Manager = _on_systemd(arguments) if on_systemd else _on_supervisor(root)
+    state, asked = arguments["state"], arguments["services"]
+    manager = runtime_of(arguments)
     if state == "started":
-        services = _with_files(services_of(asked, arguments["limits"]), arguments["restart_files"])
-        hide(secrets_of(services))
-        entries = entries_of(root, [*arguments["directories"], *_written(arguments, services)], arguments["files"])
-        owner = Ownership()
-        if on_systemd:
-            owner = _ownership(arguments["user"], check=check)
-            if all(entry.path != root for entry in entries):
-                entries = (Entry(root, 0o700, writable=False), *entries)
-        files = Plan(root, entries, owner)
-        surplus = manager.installed() - {service.name for service in services} if arguments["prune"] else frozenset()
-        dropped = manager.stop(surplus, remove=True, check=check) if surplus else Outcome()
-        done = manager.start(services, files, check=check)
-        return replace(done, stopped=dropped.stopped, removed=dropped.removed)
+        return _start(manager, arguments, check=check, hide=hide)
     if state == "converged":
         return manager.converge(check=check)
-    return manager.stop(names, remove=state == "absent", check=check)
+    names = None if asked is None else [str(service.get("name")) for service in asked]
+    ended = [each.stop(names, remove=state == "absent", check=check) for each in (*others_of(arguments), manager)]
+    return _together(ended)
+
+
+def _start(
+    manager: Manager, arguments: Mapping[str, Any], *, check: bool, hide: Callable[[set[str]], object]
+) -> Outcome:
+    root = arguments["root"]
+    services = services_of(arguments["services"], arguments["limits"])
+    if manager.has_own_release:
+        services = tuple(replace(each, files=(*each.files, *arguments["restart_files"])) for each in services)
+    hide(secrets_of(services))
+    entries = entries_of(root, [*arguments["directories"], *_written(arguments, services)], arguments["files"])
+    owner = Ownership()
+    if manager.has_user:
+        owner = _ownership(arguments["user"], check=check)
+        if all(entry.path != root for entry in entries):
+            entries = (Entry(root, 0o700, writable=False), *entries)
+    files = Plan(root, entries, owner)
+    leaving = others_of(arguments)
+    owners = [each.family() for each in leaving]
+    dropped = []
+    if leaving:
+        if not check:
+            manager.refuse_unusable(services, files)
+        manager.start(services, files, check=True, others=owners)  # refuses before anything is stopped
+        dropped = [each.stop(None, remove=True, check=check) for each in leaving]
+        if not check:
+            written = {path for service in services for path in service.writes if Path(path).is_relative_to(root)}
+            hand_over(sorted(written), owner)
+            files = Plan(root, entries, owner)
+    surplus = manager.installed() - {service.name for service in services} if arguments["prune"] else frozenset()
+    if surplus:
+        dropped.append(manager.stop(surplus, remove=True, check=check))
+    done = manager.start(services, files, check=check, others=owners)
+    return _together([*dropped, done])
+
+
+def _together(outcomes: Collection[Outcome]) -> Outcome:
+    """Return what was done in several steps, of which only the last started anything."""
+    *_, last = outcomes
+    stopped, removed = ([name for each in outcomes for name in getattr(each, key)] for key in ("stopped", "removed"))
+    return replace(last, stopped=tuple(stopped), removed=tuple(removed))
 
 
 def _written(arguments: Mapping[str, Any], services: Iterable[Service]) -> list[dict[str, Any]]:
@@ -58,33 +89,6 @@ def _written(arguments: Mapping[str, Any], services: Iterable[Service]) -> list[
     root, described = arguments["root"], {each.get("path") for each in arguments["directories"]}
     wanted = {path for service in services for path in service.writes} - described
     return [{"path": path} for path in sorted(wanted) if Path(path).is_relative_to(root)]
-
-
-def _with_files(services: Iterable[Service], files: Iterable[str]) -> tuple[Service, ...]:
-    """Return the services with more files whose change calls for a restart."""
-    return tuple(replace(service, files=(*service.files, *files)) for service in services)
-
-
-@dataclass(frozen=True, slots=True)
-class _Manager:
-    """What a process manager can do for one host, and the names of the services that it has."""
-
-    installed: Callable[[], frozenset[str]]
-    start: Callable[..., Outcome]
-    converge: Callable[..., Outcome]
-    stop: Callable[..., Outcome]
-
-
-def _on_supervisor(root: str) -> _Manager:
-    layout = Layout.at(root)
-    verbs = (partial(each, layout) for each in (supervised.start, supervised.converge, supervised.stop))
-    return _Manager(lambda: frozenset(service.name for service in layout.installed()), *verbs)
-
-
-def _on_systemd(arguments: Mapping[str, Any]) -> _Manager:
-    layout = UnitLayout.at(arguments["root"], arguments["unit_prefix"], arguments["user"] or "root")
-    verbs = (partial(each, layout) for each in (systemd.start, systemd.converge, systemd.stop))
-    return _Manager(lambda: frozenset(record.service.name for record in layout.installed()), *verbs)
 
 
 def _ownership(user: str, *, check: bool) -> Ownership:

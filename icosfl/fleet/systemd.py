@@ -183,6 +183,16 @@ def statuses(layout: UnitLayout) -> dict[str, Status] | None:
     return Systemd(layout).statuses(record.service.name for record in records) if records else None
 
 
+def family(layout: UnitLayout) -> Owner:
+    """Return who listens on ports for the host's services.
+
+    Raises:
+        Unavailable: Systemd does not answer.
+    """
+    records = {record.service.name: record for record in layout.installed()}
+    return _family(layout, records, Systemd(layout).looks(records))
+
+
 def _wanted(layout: UnitLayout, services: Collection[Service], files: Plan, version: int, *, check: bool) -> _Wanted:
     digests = {
         service.name: _digest(service, layout, version, content_digest(service, files.contents, missing_ok=check))
@@ -284,11 +294,14 @@ def _refuse_foreign(
 ) -> None:
     services = list(services)
     ports = {label: port for service in services for label, port in service.ports.items()}
+    if ports:
+        refuse_foreign(ports, AnyOf([_family(layout, records, looks), *others]))
+
+
+def _family(layout: UnitLayout, records: Mapping[str, Record], looks: Mapping[str, tuple[Status, int]]) -> Owner:
     up = [record.service for name, record in records.items() if name in looks and looks[name][0].up]
     listening = {port for service in up for port in service.ports.values()}
-    if ports:
-        ours = UnitFamily({layout.unit(name) for name in records}, listening)
-        refuse_foreign(ports, AnyOf([ours, *others]))
+    return UnitFamily({layout.unit(name) for name in records}, listening)
 
 
 def _units(layout: UnitLayout) -> dict[str, Path]:

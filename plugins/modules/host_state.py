@@ -16,6 +16,9 @@ description:
   - With O(runtime=supervisor) services run under a supervisord (PyPI) that lives under O(root), needs no root, and
     outlives the play. Several hosts may share a machine and a user, each with its own O(root).
   - With O(runtime=systemd) they are hardened units of the machine's systemd, and start with the machine.
+  - With O(runtime=docker) they are hardened containers of the machine's Docker, described to Compose in
+    V(docker/compose.yml) under O(root), on a network of their own; they start with the machine.
+  - What another runtime has installed at O(root) is stopped and removed first; data stay.
   - Waits until every service that it starts works, by the service's own health check, and fails with the end of its
     log when it does not.
   - A service that runs by another definition than the one given keeps running with O(state=started); the result lists
@@ -26,23 +29,31 @@ options:
   root:
     description:
       - The host's directory. All of O(directories) and O(files) lie below it. The process manager keeps what is its
-        own in V(supervisor/) and V(log/), or in V(systemd/).
+        own in V(supervisor/) and V(log/), in V(systemd/), or in V(docker/).
     type: path
     required: true
   runtime:
     description: What runs the services.
     type: str
-    choices: [supervisor, systemd]
+    choices: [supervisor, systemd, docker]
     default: supervisor
+  image:
+    description:
+      - What services that name no image of their own run in with O(runtime=docker), V(sha256:…) or
+        V(registry/name@sha256:…). It must be on the machine. Another one calls for a restart of those services.
+    type: str
+    default: ""
   user:
     description:
-      - The system user of all services with O(runtime=systemd), where it is required. It owns the directories that are
-        writable; everything else is root's, and readable for the user's group.
+      - The system user of all services with O(runtime=systemd) and O(runtime=docker), where it is required. It owns the
+        directories that are writable; everything else is root's, and readable for the user's group.
       - With O(runtime=supervisor) whoever runs the module owns everything.
     type: str
     default: ""
   unit_prefix:
-    description: How the names of this host's units begin; hosts that share a machine each need their own.
+    description:
+      - How the names of this host's units or containers begin, and the name of its Compose project; hosts that share a
+        machine each need their own.
     type: str
     default: icosfl
   limits:
@@ -50,7 +61,8 @@ options:
       - What services may use of the machine, by the name of the service, with the keys V(memory_max_mb),
         V(cpu_quota_percent) (of one core), V(cpu_weight), V(io_weight) and V(tasks_max). They outweigh V(limits) of
         the description. Names of services that are not among O(services) are left alone.
-      - Only O(runtime=systemd) enforces them; it changes them without a restart.
+      - Only O(runtime=systemd) and O(runtime=docker) enforce them. They change without a restart, but under Docker one
+        that is lifted, or that the service exceeds already, calls for one.
     type: dict
     default: {}
   state:
@@ -84,19 +96,26 @@ options:
     description:
       - Descriptions of services, with the keys V(name), V(command), V(health), V(stop_seconds), V(priority), and
         optionally V(description), V(environment), V(directory), V(files), V(ports), V(reads), V(writes), V(needs),
-        V(sees_host), V(limits).
+        V(sees_host), V(limits), V(publish), V(image).
       - V(health) has V(kind) (http, grpc, tcp, redis or process), V(timeout_seconds), and all but process V(host) and
         V(port); http may have V(path), grpc V(service).
       - A changed description, or changed contents of one of V(files), calls for a restart.
       - Under systemd a service sees nothing of O(root) but V(files) and V(reads), which it may read, and V(writes),
         which it may write; they are made when no role describes them. V(needs) names the services of O(root) that
         start before it. V(sees_host) lets it look at the whole machine.
+      - In a container a service finds the same paths at the same places. It listens at its own name, in which V(_) is
+        V(-), and finds the others of O(root) by theirs; the machine offers those of V(ports) that V(publish) names, at
+        the addresses that it gives. V(image) is what it runs in; V(command) is all that runs there, whatever the
+        image's entrypoint. With V(sees_host) it is on the machine's network, and the machine's V(/proc) and
+        V(/sys/class) are V(/host/proc) and V(/host/sys/class).
       - With O(state=stopped) and O(state=absent) only the names count; without O(services) all services of O(root)
         are meant.
     type: list
     elements: dict
   restart_files:
-    description: Files whose change calls for a restart of every service, such as that of the installed release.
+    description:
+      - Files whose change calls for a restart of every service, such as that of the installed release. With
+        O(runtime=docker) they do not count, for there O(image) is the release.
     type: list
     elements: path
     default: []
@@ -146,12 +165,12 @@ restarted:
   elements: str
   returned: success
 stopped:
-  description: Services that were stopped; C(supervisord) or C(systemd) among them when all of the host ended.
+  description: Services that were stopped; C(supervisord) or the host's C(.target) among them when all of it ended.
   type: list
   elements: str
   returned: success
 removed:
-  description: Services whose files were removed.
+  description: Services whose files were removed, and volumes and networks of Docker.
   type: list
   elements: str
   returned: success
@@ -174,7 +193,8 @@ services:
 
 ARGUMENTS = {
     "root": {"type": "path", "required": True},
-    "runtime": {"type": "str", "choices": ["supervisor", "systemd"], "default": "supervisor"},
+    "runtime": {"type": "str", "choices": ["supervisor", "systemd", "docker"], "default": "supervisor"},
+    "image": {"type": "str", "default": ""},
     "user": {"type": "str", "default": ""},
     "unit_prefix": {"type": "str", "default": "icosfl"},
     "limits": {"type": "dict", "default": {}},
