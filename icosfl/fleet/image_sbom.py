@@ -65,7 +65,8 @@ def wheels(bundle: Manifest) -> list[dict[str, Any]]:
         project, version = name.split("-")[:2]
         if canonical(project) in LEFT_OUT:
             continue
-        purl = f"pkg:pypi/{canonical(project)}@{quote(version, safe='')}"
+        kind = "generic" if canonical(project).startswith("icosfl") else "pypi"
+        purl = f"pkg:{kind}/{canonical(project)}@{quote(version, safe='')}"
         found.append(
             {
                 "type": "library",
