@@ -21,13 +21,29 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SCENARIOS = {path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")}
 ROLES = {path.name for path in (ROOT / "roles").iterdir()}
+SERVICES = {path.parts[-3] for path in ROOT.glob("roles/*/tasks/verify.yml")} - {"service", "docker_engine"}
 ELSEWHERE = {"registration"}  # the scenario supernode registers
-FAST = ("redis", "superlink")
+FAST = ("redis", "superlink", "redis_docker")
 STEP = re.compile(r"INFO +\[(\S+) > (.+?)\] Executing")
 
 
-def test_every_role_has_a_scenario() -> None:
-    assert ROLES - ELSEWHERE | {"default", "federation"} == SCENARIOS
+def test_every_role_has_a_scenario_and_every_service_one_in_containers() -> None:
+    in_containers = {f"{role}_docker" for role in SERVICES}
+
+    assert ROLES - ELSEWHERE | in_containers | {"default", "federation"} == SCENARIOS
+
+
+@pytest.mark.parametrize("role", sorted(SERVICES))
+def test_a_scenario_in_containers_runs_what_the_one_without_runs(role: str) -> None:
+    plain, contained = (
+        yaml.safe_load((ROOT / f"molecule/{name}/molecule.yml").read_text(encoding="utf-8"))["ansible"]
+        for name in (role, f"{role}_docker")
+    )
+
+    assert contained["env"] == plain["env"]
+    arguments = contained["executor"]["args"]["ansible_playbook"]
+    assert "--extra-vars=icosfl_runtime=docker" in arguments
+    assert set(plain.get("executor", {}).get("args", {}).get("ansible_playbook", ())) <= set(arguments)
 
 
 @pytest.mark.parametrize("scenario", sorted(SCENARIOS - {"default", "federation"}))

@@ -41,9 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="up: make all hosts anew, also where they run")
     parser.add_argument(
         "--runtime",
-        choices=("systemd", "docker"),
-        default="systemd",
-        help="up and add: how the hosts run their services (default: %(default)s)",
+        choices=(RUNTIME, "docker", "either"),
+        default=RUNTIME,
+        help="up and add: how the hosts run their services; either: they have Docker, and the inventory does not say "
+        "to use it (default: %(default)s)",
     )
     parser.add_argument(
         "--docker", nargs="+", default=[], metavar="HOST", help="up: these hosts run their services in Docker"
@@ -73,11 +74,12 @@ def _whole(engine: docker.DockerClient, fleet: HostFleet, options: argparse.Name
     if options.command == "up":
         started = time.monotonic()
         names = host_names(options.hosts)
-        docker = set(names if options.runtime == "docker" else options.docker)
-        wanted = {name: "docker" if name in docker else RUNTIME for name in names}
+        docker = set(options.docker if options.runtime == RUNTIME else names)
+        runtime = "either" if options.runtime == "either" else "docker"
+        wanted = {name: runtime if name in docker else RUNTIME for name in names}
         is_there = wanted == {host.name: host.runtime for host in fleet.hosts} and fleet.inventory.is_dir()
         if options.fresh or not is_there:
-            fleet.up([DEFAULT_RELEASES[number % 2] for number in range(options.hosts)], docker)
+            fleet.up([DEFAULT_RELEASES[number % 2] for number in range(options.hosts)], docker, runtime=runtime)
             _say(f"{options.hosts} hosts booted in {time.monotonic() - started:.1f} s")
         _show(fleet)
         inventory = Path(os.path.relpath(fleet.inventory))

@@ -17,12 +17,12 @@ RUNTIME = "systemd"  # of hosts whose line says nothing else
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A host's line in the inventory, and its own public key."""
+    """A host's line in the inventory, whether its services run in Docker, and its own public key."""
 
     name: str
     address: str
     group: str
-    runtime: str
+    in_docker: bool
     public_key: str
 
 
@@ -71,7 +71,7 @@ class Access:
         groups: dict[str, dict[str, dict[str, str]]] = {"controller": {}, "workers": {}}
         known = []
         for host in hosts:
-            own = {} if host.runtime == RUNTIME else {"icosfl_runtime": host.runtime}
+            own = {"icosfl_runtime": "docker"} if host.in_docker else {}
             groups[host.group][host.name] = {"ansible_host": host.address, **own}
             known.append(f"{host.address} {' '.join(host.public_key.split()[:2])}\n")
         self.known_hosts.write_text("".join(known), encoding="utf-8")

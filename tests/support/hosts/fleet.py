@@ -35,7 +35,7 @@ _KEPT = ("name", "address", "release", "group", "runtime")  # of a host, in its 
 class Host:
     """One bare host: `group` is `controller` or `workers`, `release` its Debian's code name.
 
-    Only a host whose `runtime` is docker can run Docker.
+    `runtime` is how it runs its services: systemd, docker, or either, as a playbook says. The last two can run Docker.
     """
 
     name: str
@@ -90,14 +90,20 @@ class HostFleet:
         return self._hosts[name]
 
     def up(
-        self, releases: Sequence[str] = DEFAULT_RELEASES, docker: Collection[str] = (), *, engine: bool = True
+        self,
+        releases: Sequence[str] = DEFAULT_RELEASES,
+        docker: Collection[str] = (),
+        *,
+        engine: bool = True,
+        runtime: str = "docker",
     ) -> HostFleet:
         """Make the fleet anew: a controller and workers, one host a release. What bears its name is removed first.
 
         Args:
             releases: The Debian of each host.
-            docker: The names of the hosts whose services run in Docker.
-            engine: Whether these have Docker Engine already; else they only could run it.
+            docker: The names of the hosts that can run Docker.
+            engine: Whether these have Docker Engine already.
+            runtime: How these run their services: docker, or either.
 
         Raises:
             NoContainers: an image is missing and cannot be built here.
@@ -105,16 +111,17 @@ class HostFleet:
         """
         self.down()
         names = host_names(len(releases))
-        plan = {name: (release, name in docker) for name, release in zip(names, releases, strict=True)}
-        images = self._images(plan.values(), engine)
+        images = self._images(
+            [(release, name in docker) for name, release in zip(names, releases, strict=True)], engine
+        )
         network = make_network(self._engine, self.name, self._labels)
         hosts = [
-            self._host(name, release, first_address(network, number), runs_docker)
-            for number, (name, (release, runs_docker)) in enumerate(plan.items())
+            self._host(name, release, first_address(network, number), runtime if name in docker else RUNTIME)
+            for number, (name, release) in enumerate(zip(names, releases, strict=True))
         ]
         self.access.make_key()
         with ThreadPoolExecutor(_PARALLEL) as pool:
-            list(pool.map(lambda host: self._create(host, images[plan[host.name]]), hosts))
+            list(pool.map(lambda host: self._create(host, images[host.release, host.name in docker]), hosts))
         self._hosts = {host.name: host for host in hosts}
         self._write_access()
         return self
@@ -125,7 +132,8 @@ class HostFleet:
         network = self._engine.networks.get(self.name)
         taken = {host.address for host in self.hosts}
         numbers = (first_address(network, number) for number in range(len(taken) + 1))
-        host = self._host(name, release, next(address for address in numbers if address not in taken), docker)
+        runtime = "docker" if docker else RUNTIME
+        host = self._host(name, release, next(address for address in numbers if address not in taken), runtime)
         self._create(host, images[release, docker])
         self._hosts[name] = host
         self._write_access()
@@ -248,9 +256,9 @@ class HostFleet:
     def _labels(self) -> dict[str, str]:
         return {LABEL: self.name}
 
-    def _host(self, name: str, release: str, address: str, docker: bool) -> Host:
+    def _host(self, name: str, release: str, address: str, runtime: str) -> Host:
         group = "controller" if name == CONTROLLER else "workers"
-        return Host(name, address, release, group, "docker" if docker else RUNTIME, f"{self.name}-{name}")
+        return Host(name, address, release, group, runtime, f"{self.name}-{name}")
 
     def _images(self, kinds: Collection[tuple[str, bool]], engine: bool = True) -> dict[tuple[str, bool], str]:
         """The image of each kind of host: its release, and whether it runs Docker."""
@@ -274,7 +282,7 @@ class HostFleet:
             self.name,
             host.address,
             labels,
-            docker=host.runtime == "docker",
+            docker=host.runtime != RUNTIME,
         )
         container.start()
         container.wait_until_up(host.address, _BOOT_SECONDS)
@@ -297,7 +305,9 @@ class HostFleet:
 
     def _write_access(self) -> None:
         keys = {host.name: self.read(host.name, "/etc/ssh/ssh_host_ed25519_key.pub") for host in self.hosts}
-        lines = [Line(host.name, host.address, host.group, host.runtime, keys[host.name]) for host in self.hosts]
-        has_docker = any(host.runtime == "docker" for host in self.hosts)
+        lines = [
+            Line(host.name, host.address, host.group, host.runtime == "docker", keys[host.name]) for host in self.hosts
+        ]
+        has_docker = any(host.runtime != RUNTIME for host in self.hosts)
         # what no registry has to be asked for
         self.access.write(lines, {"icosfl_base_image": base_image(self._engine)} if has_docker else {})
