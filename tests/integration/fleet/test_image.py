@@ -99,6 +99,13 @@ def lacking(client: docker.DockerClient, built: BuiltImage) -> WantedImage:
     return asked(built)
 
 
+@pytest.fixture(scope="module")
+def served(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry that answers."""
+    with registry(tmp_path_factory.mktemp("registry")) as served:
+        yield served
+
+
 def asked(built: BuiltImage, name: str = "") -> WantedImage:
     manifest = built.manifest
     return WantedImage(
@@ -261,11 +268,6 @@ def test_an_older_image_goes_unless_a_container_is_made_of_it(client: docker.Doc
 
 
 class TestARegistry:
-    @pytest.fixture(scope="class")
-    def served(self, client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-        with registry(tmp_path_factory.mktemp("registry")) as served:
-            yield served
-
     def test_gets_the_image_once_and_hosts_pull_it_by_digest(
         self, client: docker.DockerClient, built: BuiltImage, served: Registry
     ) -> None:
