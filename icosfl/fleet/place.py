@@ -24,7 +24,7 @@ class Place:
         name: The host.
         groups: Its groups in the inventory.
         runtime: What runs its services.
-        unit_prefix: What the names of systemd's units begin with.
+        unit_prefix: What the names of its units or containers begin with.
         root: Its directory.
         listen: Where its services listen.
         forecast_port: The port of its forecast service.

@@ -22,6 +22,8 @@ BASELINES = ("persistence", "moving_average", "ar")
 UNITS = {"1": "", "MiBy": "MiB"}  # UCUM as people write it
 LEVELS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 MINUTE, HOUR, DAY = 60, 3600, 86400
+# Where services of a host over SSH write; others have files.
+_LOGS = {"systemd": "journalctl -u 'icosfl*'", "docker": "docker logs icosfl-SERVICE"}
 
 
 def number(value: float | None, unit: str = "") -> str:
@@ -231,7 +233,7 @@ def where_to_look(hosts: Iterable[Host]) -> RenderableType:
     everywhere = all(host.is_local for host in hosts)
     table = _grid("where to look next", f"forecasts as JSON{'' if everywhere else ', on the host itself'}", "logs")
     for host in hosts:
-        logs = "journalctl -u 'icosfl*'" if host.runtime == "systemd" else _short(host.paths["log"])
+        logs = _LOGS.get(host.runtime) or _short(host.paths["log"])
         table.add_row(f"  {host.name}", f"http://{host.endpoint('forecast')}/v1/forecast", logs)
     more = Text("  /metrics beside /v1/forecast: the same as Prometheus series\n")
     more.append("  what runs: icosfl status · live values: icosfl watch · every hop: icosfl verify")

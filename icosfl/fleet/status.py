@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from icosfl.errors import IcosflError
-from icosfl.fleet import systemd
+from icosfl.fleet import composed, systemd
+from icosfl.fleet.container_records import ContainerLayout
+from icosfl.fleet.containers import Containers
 from icosfl.fleet.definition import Layout
+from icosfl.fleet.engine import Engine
 from icosfl.fleet.health import probe
 from icosfl.fleet.place import Place
 from icosfl.fleet.process_status import Status
@@ -112,7 +115,7 @@ def look_at(place: Place, planned: Collection[str] = ()) -> HostStatus:
         planned: The names of the services that it is meant to have.
     """
     try:
-        manager = _on_systemd(place) if place.runtime == "systemd" else _on_supervisor(place)
+        manager = {"systemd": _on_systemd, "docker": _on_docker}.get(place.runtime, _on_supervisor)(place)
     except IcosflError as error:
         return HostStatus(place.name, place.groups, "down", str(error), (), None)
     installed, statuses = manager.installed, manager.statuses
@@ -138,6 +141,16 @@ def _on_systemd(place: Place) -> _Manager:
     layout = UnitLayout.at(str(place.root), place.unit_prefix, "root")  # nothing is defined: any user will do
     installed = sorted((record.service for record in layout.installed()), key=lambda service: service.priority)
     return _Manager(tuple(installed), systemd.statuses(layout), Systemd(layout).log_of)
+
+
+def _on_docker(place: Place) -> _Manager:
+    layout = ContainerLayout.at(str(place.root), place.unit_prefix)
+    containers = Containers(layout, Engine())
+    statuses = composed.statuses(layout)
+    running = {name for name, status in (statuses or {}).items() if status.up}
+    services = (record.service for record in layout.installed())
+    installed = (replace(each, health=containers.check_of(each)) if each.name in running else each for each in services)
+    return _Manager(tuple(installed), statuses, containers.log_of)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.wfile.write(said.encode() if well else b"no rows yet")
     def log_message(self, *args):
         pass
-http.server.ThreadingHTTPServer(("127.0.0.1", port), Answer).serve_forever()
+at = os.environ.get("LISTEN", "127.0.0.1")
+http.server.ThreadingHTTPServer((at, port), Answer).serve_forever()
 """
 
 
@@ -131,13 +132,7 @@ class Host:
 
     def says(self, name: str) -> str:
         """Return what a server answers, or "" when nobody does."""
-        try:
-            with socket.create_connection(("127.0.0.1", self.ports[name]), 2) as connection:
-                connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                answer = b"".join(iter(lambda: connection.recv(4096), b""))
-        except OSError:
-            return ""
-        return answer.decode().rpartition("\r\n\r\n")[2]
+        return answer_of(self.ports[name])
 
     def processes(self) -> list[psutil.Process]:
         """Return everything on this machine that has to do with this host."""
@@ -175,6 +170,17 @@ def redis_service(host: Host, **changes: Any) -> dict[str, Any]:
     )
 
 
+def answer_of(port: int) -> str:
+    """Return what a server on this machine answers, or "" when nobody does."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 2) as connection:
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    except OSError:
+        return ""
+    return answer.decode().rpartition("\r\n\r\n")[2]
+
+
 def alive(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -188,9 +194,9 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def eventually(true: Callable[[], object]) -> bool:
+def eventually(true: Callable[[], object], seconds: float = WAIT_SECONDS) -> bool:
     """Return whether something becomes true within the time that a busy machine may take."""
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() >= deadline:
             return False

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import json
 import os
+import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import docker
 import pytest
+import yaml
 
 from icosfl.errors import InputError, RunFailed, UserError
 from icosfl.fleet.engine import Engine
@@ -34,6 +37,7 @@ from icosfl.fleet.image_registry import name_in, push
 from support.hosts import engine as engines
 from support.hosts.base_image import base_image
 from support.hosts.machine import PROJECT, NoContainers
+from support.hosts.playbook import Ran, run
 from support.image_layers import files, unwanted
 from support.registry import Registry, registry
 from support.small_bundle import small_bundle
@@ -265,6 +269,77 @@ def test_an_older_image_goes_unless_a_container_is_made_of_it(client: docker.Doc
         assert old not in superfluous(Engine(), there, 1)
     finally:
         client.api.remove_container(container["Id"])
+
+
+class TestTheRole:
+    @pytest.fixture
+    def deliver(self, wanted: Wanted, tmp_path: Path) -> Callable[..., Ran]:
+        """Runs the role on this machine, which is control node and host at once."""
+        variables = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "container_image_release": RELEASE,
+            "container_image_base": wanted.base,
+            "container_image_base_packages": list(wanted.packages),
+            "container_image_install_dir": wanted.install_dir,
+            "container_image_project_dir": str(PROJECT),
+            "container_image_bundles_dir": str(wanted.bundle.parent),
+            "container_image_images_dir": str(wanted.output),
+            "container_image_kept": 99,  # whatever else is on this machine stays
+        }
+        inventory = tmp_path / "hosts.yml"
+        inventory.write_text(yaml.safe_dump({"all": {"hosts": {"node-1": variables}}}), encoding="utf-8")
+        task = {"name": "Look", "ansible.builtin.debug": {"var": "ansible_facts.container_image.reference"}}
+        play = {"name": "Deliver", "hosts": "all", "gather_facts": False, "roles": ["container_image"], "tasks": [task]}
+        (tmp_path / "play.yml").write_text(yaml.safe_dump([play]), encoding="utf-8")
+
+        def run_role(*options: str, **more: object) -> Ran:
+            return run(str(tmp_path / "play.yml"), inventory, "-e", json.dumps(more), *options)
+
+        return run_role
+
+    def test_ships_the_image_once_and_says_by_which_digest(
+        self, deliver: Callable[..., Ran], built: BuiltImage, lacking: WantedImage
+    ) -> None:
+        rehearsed = deliver("--check")
+        assert find(Engine(), lacking) is None
+        first, second = deliver(), deliver()
+
+        assert [ran.code for ran in (rehearsed, first, second)] == [0, 0, 0], rehearsed.output + first.output
+        assert [ran.counts("node-1")["changed"] for ran in (rehearsed, first, second)] == [1, 1, 0]
+        assert all(built.manifest.image in ran.output for ran in (rehearsed, first, second))
+        assert list(Path("~/.ansible/tmp").expanduser().glob("*/image.tar.gz")) == []
+
+    def test_brings_it_by_a_registry_and_says_the_digest_there(
+        self, deliver: Callable[..., Ran], lacking: WantedImage, served: Registry
+    ) -> None:
+        first = deliver(container_image_registry=served.address)
+        second = deliver(container_image_registry=served.address)
+
+        assert (first.code, second.counts("node-1")["changed"]) == (0, 0), first.output
+        assert f"{served.address}/icosfl@sha256:" in first.output
+        assert f"{served.address}/icosfl@sha256:" in second.output
+
+    def test_refuses_a_damaged_archive_before_any_host_gets_it(
+        self, deliver: Callable[..., Ran], built: BuiltImage, lacking: WantedImage
+    ) -> None:
+        honest = built.path.read_bytes()
+        built.path.write_bytes(honest[:-1] + bytes([honest[-1] ^ 1]))
+        try:
+            ran = deliver()
+        finally:
+            built.path.write_bytes(honest)
+
+        assert ran.code != 0
+        assert f"node-1: {built.path} is damaged. Cure: delete it" in ran.output
+        assert find(Engine(), lacking) is None
+
+    def test_names_a_third_party_image_that_cannot_be_pulled_and_the_host(self, deliver: Callable[..., Ran]) -> None:
+        ran = deliver(container_image_pulled=["127.0.0.1:1/redis:7"])
+
+        assert ran.code != 0
+        assert "node-1: 127.0.0.1:1/redis:7 cannot be pulled" in ran.output
+        assert "Cure: " in ran.output
 
 
 class TestARegistry:
