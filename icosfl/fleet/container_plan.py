@@ -53,10 +53,11 @@ def refuse_unusable(engine: Engine, given: Given, services: Collection[Service],
         for path in service.writes:
             if not Path(path).is_dir() and not files.makes(path):
                 raise ConfigError(f"service {service.name}: writes: {path} does not exist", cure="make it before")
+    architecture = engine.server().architecture
+    engine.require_compose()
     images = images_of(engine, services, given.image)
     refuse_missing(images)
-    refuse_foreign_architecture(images, engine.server().architecture)
-    engine.require_compose()
+    refuse_foreign_architecture(images, architecture)
     pull_missing(engine, images)
 
 

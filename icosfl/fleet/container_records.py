@@ -93,7 +93,7 @@ class ContainerLayout:
             found = json.loads(path.read_text("utf-8"))
             service, limits = Service.of(found["service"]), Limits.of("limits", found["limits"])
             return Record(service, found["digest"], found["definition"], found["volumes"], limits)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
             raise ConfigError(f"{path}: {error}", cure="deploy the service again") from error
 
 
