@@ -338,6 +338,20 @@ def bundle(  # noqa: PLR0913, PLR0917 (each option is an argument)
     session.screen.print(f"{said}: {path}, {len(manifest.files)} files, {signed}")
 
 
+@app.command()
+def image(context: typer.Context, inventory: InventoryOption = None, as_json: JsonOption = False) -> None:
+    """Build the image that Docker hosts run, unless it is current, and show what images take."""
+    from icosfl.fleet.image_files import built
+    from icosfl.fleet.screens import image_screen
+
+    session = _session(context, inventory, as_json)
+    result = session.run("image")
+    images = built(session.place()[1] / ".state/images")
+    code = session.tell(result, images=images)
+    session.screen.print(image_screen(images))
+    _leave(code)
+
+
 def _pair(text: str) -> tuple[str, str]:
     column, found, metric = text.rpartition("=")
     return (column, metric) if found else (text, text)

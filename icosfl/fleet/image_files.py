@@ -57,13 +57,17 @@ def archives(output: Path) -> list[Path]:
     return sorted(output.glob(f"*{ARCHIVE}"), key=lambda path: path.stat().st_mtime, reverse=True)
 
 
+def built(output: Path) -> list[BuiltImage]:
+    """Return all images that are there, the newest first."""
+    found = (there(output, path.name.removesuffix(ARCHIVE)) for path in archives(output))
+    return [image for image in found if image]
+
+
 def built_before(output: Path, release: str, base: str) -> BuiltImage | None:
     """Return the newest image of a release on a base of that name, whatever it was made of."""
-    for path in archives(output):
-        image = there(output, path.name.removesuffix(ARCHIVE))
-        if image and (image.manifest.release, image.manifest.base) == (release, base):
-            return image
-    return None
+    return next(
+        (each for each in built(output) if (each.manifest.release, each.manifest.base) == (release, base)), None
+    )
 
 
 def describe(image: BuiltImage) -> None:

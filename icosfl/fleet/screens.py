@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from icosfl.fleet.image_files import BuiltImage
 from icosfl.fleet.inventory import Host
 from icosfl.fleet.outlook import Outlook
 from icosfl.fleet.preflight import Check
@@ -32,6 +33,11 @@ def number(value: float | None, unit: str = "") -> str:
         return "-"
     places = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2
     return f"{value:.{places}f} {UNITS.get(unit, unit)}".strip()
+
+
+def size(count: int) -> str:
+    """Bytes as people say them: `26 MB`, `1.05 GB`."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def duration(seconds: float | None) -> str:
@@ -62,6 +68,23 @@ def _grid(*columns: str) -> Table:
             overflow="fold",
         )
     return table
+
+
+def image_screen(images: Iterable[BuiltImage]) -> RenderableType:
+    """The images that were built, and how much each takes: on a disk, and on its way to a host."""
+    table = _grid("image", "on", "base>", "release>", "image>", "archive>", "built in>", "")
+    for image in images:
+        each = image.manifest
+        table.add_row(
+            each.tag,
+            each.base,
+            *(size(count) for count in (each.base_size, each.size - each.base_size, each.size, each.archive_size)),
+            duration(each.built_seconds),
+            Text("new", style="green") if image.changed else Text(each.image[7:19], style="dim"),
+        )
+    return (
+        table if table.row_count else Text("no image is built; icosfl up builds it where hosts run services in Docker")
+    )
 
 
 def status_screen(status: FleetStatus) -> RenderableType:

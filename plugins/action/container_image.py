@@ -36,12 +36,26 @@ class ActionModule(ActionBase):
         host = str(self._task.args.get("host") or known["inventory_hostname"])
         arguments = {name: value for name, value in self._task.args.items() if name not in LOCAL} | {"host": host}
         try:
+            if arguments.get("state") == "built":
+                return result | self._build()
             with self._alone(known):
                 if arguments.get("state", "present") == "absent":
                     return result | self._ask(arguments, known)
                 return result | self._bring(arguments, known)
         except IcosflError as error:
             raise AnsibleActionFail(f"{host}: {error.message}. Cure: {error.cure}") from error
+
+    def _build(self) -> dict[str, Any]:
+        wanted = self._wanted()
+        image = self._built(wanted, bool(self._task.check_mode))
+        if image is None:
+            return {"changed": True, "release": wanted.release, "image": "", "path": ""}
+        return {
+            "changed": image.changed,
+            "release": wanted.release,
+            "image": image.manifest.image,
+            "path": str(image.path),
+        }
 
     def _bring(self, arguments: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
         wanted = self._wanted()

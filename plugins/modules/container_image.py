@@ -26,9 +26,11 @@ requirements:
   - icosfl, in the Python that runs the module
 options:
   state:
-    description: V(absent) removes all images of ours that no container is made of.
+    description:
+      - V(built) has the image built on the control node, and asks no host.
+      - V(absent) removes all images of ours that no container is made of.
     type: str
-    choices: [present, absent]
+    choices: [present, built, absent]
     default: present
   release:
     description: The release that the image holds.
@@ -129,7 +131,7 @@ removed:
 """
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "built", "absent"], "default": "present"},
     "release": {"type": "str", "default": ""},
     "base": {"type": "str", "default": ""},
     "base_packages": {"type": "list", "elements": "str", "default": []},

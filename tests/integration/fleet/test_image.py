@@ -42,7 +42,7 @@ from support.image_layers import files, unwanted
 from support.registry import Registry, registry
 from support.small_bundle import small_bundle
 
-pytestmark = pytest.mark.containers
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]  # the first test may install Docker and build a base
 
 OWNER = hashlib.sha256(str(PROJECT).encode()).hexdigest()[:6]  # two checkouts may test on one engine
 RELEASE = f"1-test-{OWNER}-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
