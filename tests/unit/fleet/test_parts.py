@@ -15,7 +15,8 @@ import yaml
 
 from icosfl.errors import ConfigError, InputError, RunFailed
 from icosfl.fleet import part_sources
-from icosfl.fleet.part_install import PartRefused, Program, check_host, install, installed, superfluous
+from icosfl.fleet.bundle_install import uninstall
+from icosfl.fleet.part_install import PartRefused, Program, check_host, install, installed, locked, superfluous
 from icosfl.fleet.part_sources import debian_mirrors, program_in
 from icosfl.fleet.parts import ORIGIN, Part, ensure, part_of, there
 
@@ -277,3 +278,14 @@ def test_of_old_versions_only_the_newest_stays(tmp_path: Path) -> None:
 
     assert superfluous(Program("tool", "1.2", DIGEST, MACHINE), tmp_path) == (tmp_path / "tool-1.0",)
     assert superfluous(Program("tool", "1.1", DIGEST, MACHINE), tmp_path) == (tmp_path / "tool-1.0",)
+
+
+def test_the_last_release_takes_the_programs_with_it(program: tuple[Program, Path], tmp_path: Path) -> None:
+    wanted, shipped = program
+    directory = tmp_path / "icosfl"
+    with locked(directory / "parts"):
+        install(wanted, shipped, directory / "parts", start=True)
+
+    uninstall(directory)
+
+    assert not directory.exists()
