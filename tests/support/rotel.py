@@ -18,7 +18,7 @@ ROLE = yaml.safe_load((PROJECT / "roles/otel_collector/vars/main.yml").read_text
 def rotel(listen: Endpoint, http: Endpoint, bridge: Endpoint, log: Path) -> SupervisedProcess:
     """A rotel between `listen` and a bridge, not started; skips the test where the package index cannot be reached."""
     values = {
-        "otel_collector_listen_host": listen.host,
+        "__otel_collector_numeric": listen.host,
         "otel_collector_otlp_port": listen.port,
         "otel_collector_http_port": http.port,
         "otel_collector_push_host": bridge.host,
