@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from icosfl import cli
 from icosfl.errors import IcosflError, InventoryError, NotReady, RunFailed, UserError
+from icosfl.fleet.image_manifest import ImageManifest, dump
 from icosfl.fleet.inventory import Host
 from icosfl.fleet.outlook import Outlook
 
@@ -56,7 +57,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "ansible.cfg").write_text("[defaults]\nfilter_plugins = plugins/filter\n", encoding="utf-8")
     (tmp_path / "playbooks").mkdir()
     (tmp_path / "playbooks" / "group_vars").symlink_to("../group_vars")
-    for verb in ("site", "down", "verify", "reset", "train"):
+    for verb in ("site", "down", "verify", "reset", "train", "image"):
         (tmp_path / "playbooks" / f"{verb}.yml").write_text(PLAYBOOK, encoding="utf-8")
     variables = tmp_path / "inventories" / "lab" / "group_vars" / "lab.yml"
     variables.parent.mkdir(parents=True)
@@ -78,7 +79,7 @@ def fail_with(project: Path, text: str) -> None:
 def test_help_names_every_verb() -> None:
     shown = call("--help").output
 
-    for verb in ("up", "down", "status", "watch", "train", "forecast", "doctor", "replay", "verify", "reset"):
+    for verb in ("up", "down", "status", "watch", "train", "forecast", "doctor", "replay", "verify", "reset", "image"):
         assert f" {verb} " in shown
 
 
@@ -264,6 +265,25 @@ def test_replay_to_a_host_on_another_machine_is_refused_with_the_cure(project: P
 @pytest.mark.parametrize("arguments", [("nonsense",), ("up", "--nonsense"), ("watch", "--every", "0")])
 def test_a_wrong_command_line_is_a_usage_error(arguments: tuple[str, ...]) -> None:
     assert call(*arguments).exit_code == 2
+
+
+def test_image_shows_what_the_images_take(project: Path) -> None:
+    folder = project / ".state" / "images"
+    folder.mkdir(parents=True)
+    assert "no image is built" in call("-i", "lab", "image").output
+    (folder / "1-abc-ffffffff.tar.gz").write_bytes(b"1234")
+    about = ImageManifest(
+        *("sha256:1234567890abcdef", "1-abc", "1", "f" * 64, "debian:12", "sha256:ba5e", "amd64", 1_050_000_000),
+        *(26_000_000, ("sha256:a",), "1-abc-ffffffff.tar.gz", 4, "0" * 64, 122.0),
+    )
+    (folder / "1-abc-ffffffff.json").write_text(dump(about), encoding="utf-8")
+
+    shown = call("-i", "lab", "image").output
+    found = json.loads(call("-i", "lab", "--json", "image").output)
+
+    for part in ("icosfl:1-abc", "debian:12", "26 MB", "1.02 GB", "1.05 GB", "2 min 2 s"):
+        assert part in shown
+    assert found["images"][0]["manifest"]["image"] == "sha256:1234567890abcdef"
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
