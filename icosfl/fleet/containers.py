@@ -130,7 +130,7 @@ class Containers:
             with suppress(RunFailed):  # its network, or what it mounts, is gone: it is made anew
                 self.engine.call("restart", *(containers[each.name].id for each in same), seconds=seconds)
                 kept = {each.name for each in same}
-        self._make([each for each in services if each.name not in kept], containers, seconds)
+        self._make([each for each in services if each.name not in kept], seconds)
 
     def update(self, name: str, words: Collection[str]) -> None:
         """Change the limits of a container that runs."""
@@ -194,21 +194,18 @@ class Containers:
         record = self.layout.read(path)
         return container.digest == record.digest and record.limits == record.service.limits
 
-    def _make(self, services: Collection[Service], containers: Mapping[str, Container], seconds: float) -> None:
+    def _make(self, services: Collection[Service], seconds: float) -> None:
         """Make containers anew, by what Compose reads, and start them."""
         if not services:
             return
-        # One of an earlier prefix would keep the ports.
-        self._remove(
-            container.id
-            for each in services
-            if (container := containers.get(each.name)) and container.name != self.layout.container(each.name)
-        )
+        # Compose would keep what the image of the old one keeps for itself, and not know one of an earlier prefix.
+        self.stop([each.name for each in services], seconds)
+        self.remove([each.name for each in services])
         names = {each.name: alias(each.name) for each in services}
         try:
             self.engine.compose(
                 *("--project-name", self.layout.prefix, "--file", str(self.layout.file), "--progress", "quiet"),
-                *("up", "--detach", "--no-deps", "--force-recreate", "--renew-anon-volumes", *names.values()),
+                *("up", "--detach", "--no-deps", *names.values()),
                 seconds=seconds,
             )
         except RunFailed as error:

@@ -26,11 +26,21 @@ USER, IDS = "nobody", "65534:65534"
 
 
 def stand_in(engine: docker.DockerClient) -> str:
-    """Build the image that stands for the release's, with nothing but Python and the health check; return its id."""
+    """Build an image that stands for the release's, with nothing but Python and the health check; return its id.
+
+    No two calls return the same: whoever is done with it removes it. Without a tag it would go with an image that is
+    made from it.
+    """
     base = host_images(engine, ["bookworm"])["bookworm"]
     package = Path(alive.__file__).parents[1]
     python = Path(sys.executable)
-    recipe = f"FROM {base}\nCOPY . /\nRUN mkdir -p {python.parent} && ln -sf /usr/bin/python3 {python}\n"
+    number = uuid.uuid4()
+    recipe = f"""
+        FROM {base}
+        LABEL io.icosfl.test={number}
+        COPY . /
+        RUN mkdir -p {python.parent} && ln -sf /usr/bin/python3 {python}
+    """
     sources = {
         "Dockerfile": recipe,
         **{
@@ -38,7 +48,8 @@ def stand_in(engine: docker.DockerClient) -> str:
             for each in (package / "__init__.py", package / "fleet/__init__.py", *map(Path, _CHECK))
         },
     }
-    image, _ = engine.images.build(fileobj=_archive(sources), custom_context=True, rm=True, forcerm=True)
+    built = {"fileobj": _archive(sources), "custom_context": True, "tag": f"icosfl-test:{number}"}
+    image, _ = engine.images.build(**built, rm=True, forcerm=True)
     return str(image.id)
 
 

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import docker
@@ -13,8 +15,11 @@ import pytest
 import yaml
 
 from icosfl.fleet.engine import Engine
+from icosfl.fleet.place import place_of
 from icosfl.fleet.probe import listeners
 from icosfl.fleet.probe_docker import look_docker
+from icosfl.fleet.status import look_at
+from support.fleet import make_host
 from support.hosts.fixtures import docker_engine
 from support.hosts.machine import as_root
 
@@ -38,6 +43,8 @@ exec(pathlib.Path(sys.argv[0]).with_name("server.py").read_text())
 
 @pytest.fixture(scope="module")
 def image(docker_engine: docker.DockerClient) -> Iterator[str]:
+    if os.geteuid() != 0:
+        pytest.skip("what is installed for containers is root's to see")
     built = stand_in(docker_engine)
     yield built
     docker_engine.images.remove(built, force=True)
@@ -247,6 +254,23 @@ def test_a_lifted_limit_calls_for_a_restart(host: DockerHost) -> None:
     assert not host.start(host.service("one"))["changed"]
 
 
+def test_a_limit_that_the_service_exceeds_calls_for_a_restart(host: DockerHost) -> None:
+    hungry = ["/usr/bin/python3", "-c", "import sys; kept = b'x' * 60_000_000; exec(open(sys.argv[1]).read())"]
+    one = host.service("one", limits={"memory_max_mb": 128})
+    one["command"] = [*hungry, str(host.server.with_name("sleeper.py"))]
+    one["health"] = {"kind": "process", "timeout_seconds": 20}
+    host.server.with_name("sleeper.py").write_text("import time; time.sleep(600)")
+    host.start(one)
+
+    exceeded = host.start(one | {"limits": {"memory_max_mb": 8}})
+
+    limit = host.container("one").attrs["HostConfig"]["Memory"]
+    # Where control groups are of version 2 the kernel takes it, and ends what is too large.
+    assert (exceeded["outdated"], limit) in ((["one"], 128 * MIB), ([], 8 * MIB))
+    assert host.start(one | {"limits": {"memory_max_mb": 8}})["outdated"] == exceeded["outdated"]
+    host.stop(state="absent")
+
+
 def test_killed_service_comes_back_by_itself(host: DockerHost) -> None:
     host.start(host.service("one"))
     pid = host.pids()["one"]
@@ -337,6 +361,61 @@ def test_another_image_calls_for_a_restart_of_those_that_run_it(host: DockerHost
 
     assert upgraded["outdated"] == converged["restarted"] == ["own"]
     assert host.pids()["named"] == pids["named"]
+
+
+def test_what_an_image_keeps_for_itself_goes_with_its_container(host: DockerHost) -> None:
+    other, _ = host.engine.images.build(fileobj=recipe(f"FROM {host.image}\nVOLUME /data\n"), rm=True)
+    before = {volume.name for volume in host.engine.volumes.list()}
+    try:
+        host.start(host.service("one", image=other.id))
+        host.start(host.service("one", image=other.id, environment={"GREETING": "moin"}))
+        between = {volume.name for volume in host.engine.volumes.list()}
+        converged = host.converge()
+        after = {volume.name for volume in host.engine.volumes.list()}
+        host.stop(state="absent")
+    finally:
+        host.engine.images.remove(other.id)
+
+    assert converged["restarted"] == ["one"]
+    assert len(between - before) == len(after - before) == 1
+    assert not {volume.name for volume in host.engine.volumes.list()} & (between | after) - before
+
+
+def test_another_prefix_moves_the_containers_to_their_new_names(host: DockerHost) -> None:
+    one = host.service("one")
+    host.start(one)
+    old, host.prefix = host.prefix, f"{host.prefix}-x"
+
+    renamed, converged = host.start(one), host.converge()
+
+    assert renamed["outdated"] == converged["restarted"] == ["one"]
+    assert host.says("one") == "hello"
+    assert not host.start(one)["changed"]
+    assert f"{old}-one" not in host.left()
+
+
+def test_status_knows_containers_their_ports_and_where_they_write(host: DockerHost) -> None:
+    host.start(host.service("late", priority=20), host.service("ear_ly"))
+    place = replace(
+        place_of(make_host("edge-01", host.root, paths={"root": host.root}, ports=dict(host.ports) | {"forecast": 1})),
+        runtime="docker",
+        unit_prefix=host.prefix,
+    )
+    assert eventually(lambda: look_at(place).green)
+
+    green = look_at(place)
+    host.server.with_name("ill").touch()
+    ill = look_at(place)
+    host.stop()
+    stopped = look_at(place)
+
+    assert [(service.name, service.ports) for service in green.services] == [
+        ("ear_ly", {"ear_ly": host.ports["ear_ly"]}),
+        ("late", {"late": host.ports["late"]}),
+    ]
+    assert green.services[0].log == f"docker logs {host.prefix}-ear-ly"
+    assert "no rows yet" in ill.reason
+    assert (stopped.condition, stopped.reason) == ("down", "its services are stopped: icosfl up")
 
 
 def test_stopped_host_has_no_process_keeps_its_logs_and_starts_again(host: DockerHost) -> None:

@@ -258,6 +258,12 @@ def test_where_to_look_names_the_journal_of_a_host_over_ssh(tmp_path: Path) -> N
     assert "journalctl -u 'icosfl*'" in text
 
 
+def test_where_to_look_names_dockers_logs_of_a_host_with_containers(tmp_path: Path) -> None:
+    host = make_host("worker-1", tmp_path, connection="ssh", runtime="docker")
+
+    assert "docker logs icosfl-SERVICE" in shown(where_to_look([host]), width=200)
+
+
 def test_a_host_that_cannot_be_asked_is_shown_with_reason_and_cure() -> None:
     host = HostStatus("edge-01", (), "unreachable", "it refuses our SSH key", (), None, "put our key there")
 
