@@ -40,13 +40,16 @@ def _load(name: str) -> None:
 
 
 def _train() -> None:
-    import torch
+    import numpy as np
 
-    # optimizers load a third of torch only when one is made
-    model = torch.nn.LSTM(2, 2)
-    optimizer = torch.optim.Adam(model.parameters())
-    model(torch.zeros(2, 2))[0].sum().backward()
-    optimizer.step()
+    from icosfl.process import Scaler, Windows
+    from icosfl.train.loop import fit
+    from icosfl.train.model import ModelShape, build
+
+    # torch loads some of itself only when it is used
+    windows = Windows(np.zeros((2, 4, 1)), np.zeros((2, 1, 1)), np.arange(2), (1,), 1)
+    scaler = Scaler(np.zeros(1), np.ones(1))
+    fit(build(ModelShape(1, 1, 4, 1), 1), windows, scaler, epochs=1, learning_rate=0.1, batch_size=2, seed=1)
 
 
 if __name__ == "__main__":
