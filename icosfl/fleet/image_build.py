@@ -70,6 +70,11 @@ def build(engine: Engine, plan: ImagePlan, parts: Parts, scratch: Path, *, fresh
             ) from error
         finally:
             forget_stages(engine, stage)
+    if not engine.inspect("image", [image]):
+        raise RunFailed(
+            "docker built the image and keeps it in the builder",
+            cure="let docker build with the builder of its own engine: docker buildx use default",
+        )
     return image
 
 
@@ -156,7 +161,7 @@ def _interpreter(bundle: Path, manifest: Manifest, into: Path) -> None:
 
 def _cure(said: str) -> str:
     if "shared object file" in said or "no such file or directory" in said:
-        return "name a base with the C libraries that Python needs (docs/operations.md lists them) in icosfl_base_image"
+        return "add the package with that library to icosfl_base_packages, or name a base that has it"
     if "no space left" in said:
         return "free some of the disk that the control node's docker lies on"
     return "look at what it says"
