@@ -1,7 +1,7 @@
 """Installs a release inside an image that is being built: `python3 -I /build/install`, as images/Dockerfile says.
 
 It is the install of hosts (`bundle_install`), which leaves the same bytes everywhere. Then what no service needs is
-taken away, uv and torch's tests and headers, and what says when it was built gets the time of all other files.
+taken away, uv, tests and headers, and what says when it was built gets the time of all other files.
 Runs with the bundle's own interpreter, and with the standard library only.
 """
 
@@ -17,8 +17,11 @@ from pathlib import Path
 from .bundle_archive import TIME  # relative: see there
 from .bundle_install import install, switch
 
-# Below site-packages: programs that test torch, the compiler of protocols, and headers.
-NOT_RUN = ("torch/test", "torch/include", "torch/bin/test_*", "torch/bin/*Test", "torch/bin/protoc*")
+# Below site-packages: programs that test torch, the compiler of protocols, headers, and tests with keys of their own.
+NOT_RUN = (
+    *("torch/test", "torch/include", "torch/bin/test_*", "torch/bin/*Test", "torch/bin/protoc*"),
+    *("Crypto/SelfTest", "Cryptodome/SelfTest"),
+)
 
 
 def build(bundle: Path, install_dir: Path, out: Path) -> None:
