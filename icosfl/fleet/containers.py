@@ -65,7 +65,7 @@ class Containers:
 
     def looks(self) -> dict[str, Container]:
         """Return all containers of this host, by service."""
-        found = self.engine.inspect("container", self._listed("container", "--all", "--no-trunc"))
+        found = self.engine.inspect("container", self._listed("container", "--all", "--quiet"))
         return {each.service: each for each in map(self._read, found)}
 
     def refuse_strangers(self, names: Iterable[str], volumes: Iterable[str]) -> None:
@@ -154,11 +154,11 @@ class Containers:
 
     def volumes(self) -> list[str]:
         """Return the names of this host's volumes."""
-        return self._listed("volume")
+        return self._listed("volume", "--quiet")
 
     def networks(self) -> list[str]:
-        """Return the ids of this host's networks."""
-        return self._listed("network")
+        """Return the names of this host's networks."""
+        return self._listed("network", "--format", "{{.Name}}")
 
     def forget(self, volumes: Collection[str], networks: Collection[str]) -> None:
         """Remove volumes, whose directories stay, and networks."""
@@ -223,7 +223,7 @@ class Containers:
             self.engine.call("rm", "--force", "--volumes", *doomed)
 
     def _listed(self, kind: str, *words: str) -> list[str]:
-        return self.engine.call(kind, "ls", *words, "--quiet", "--filter", self.layout.filter).split()
+        return self.engine.call(kind, "ls", *words, "--filter", self.layout.filter).split()
 
     def _read(self, found: Mapping[str, Any]) -> Container:
         labels, settings = found["Config"].get("Labels") or {}, found["NetworkSettings"]

@@ -87,7 +87,10 @@ def test_compose_itself_shows_the_host_by_readable_names(host: DockerHost) -> No
     host.start(host.service("late_one", priority=20, needs=["early"]), host.service("early"))
 
     shown = Engine().compose("--project-name", host.prefix, "ps", "--format", "json")
+    pids = host.pids()
+    Engine().compose("--file", str(host.root / "docker" / "compose.yml"), "up", "--detach")
 
+    assert host.pids() == pids  # whoever brings it up by hand changes nothing
     rows = {row["Name"]: row for row in map(json.loads, shown.splitlines())}
     assert {name: row["Service"] for name, row in rows.items()} == {
         f"{host.prefix}-early": "early",
@@ -446,6 +449,7 @@ def test_absent_services_leave_nothing_and_their_neighbours_in_peace(host: Docke
     assert sorted(left) == sorted([f"{host.prefix}-two", f"{host.prefix}-data-two", host.prefix])
     assert pids == {"two": two}
     assert last["stopped"] == ["two"]
+    assert last["removed"] == ["two", f"volume {host.prefix}-data-two", f"network {host.prefix}"]
     assert host.left() == []
     assert [path.name for path in host.root.iterdir()] == ["data"]
     assert all(Path(path).is_dir() for path in data.values())
