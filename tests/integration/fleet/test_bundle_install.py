@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,29 +29,7 @@ from icosfl.fleet.bundle_install import (
 from icosfl.fleet.bundle_interpreter import copy_interpreter
 from icosfl.fleet.bundle_parts import requirements_text
 from icosfl.fleet.bundle_plan import Plan, own_target
-
-UV = Path(sys.executable).parent / "uv"
-WORKS = "print('warm')\n"
-
-
-def wheel(directory: Path, name: str, files: dict[str, bytes], scripts: dict[str, Path] | None = None) -> Path:
-    """A wheel as pip would build it."""
-    info = f"{name}-1.dist-info"
-    members = {
-        **files,
-        **{f"{name}-1.data/scripts/{script}": path.read_bytes() for script, path in (scripts or {}).items()},
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n".encode(),
-        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = "".join(
-        f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip('=')},{len(data)}\n"
-        for path, data in members.items()
-    )
-    path = directory / f"{name}-1-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        for member, data in {**members, f"{info}/RECORD": f"{record}{info}/RECORD,,\n".encode()}.items():
-            archive.writestr(member, data)
-    return path
+from support.small_bundle import UV, WORKS, wheel
 
 
 @pytest.fixture(scope="module")

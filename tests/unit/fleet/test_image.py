@@ -211,6 +211,18 @@ def test_the_oldest_images_go_first_and_none_that_a_container_is_made_of() -> No
     assert superfluous(FakeEngine(images), WANTED, 9) == ()
 
 
+def test_all_of_our_images_go_but_those_that_a_container_is_made_of() -> None:
+    engine = FakeEngine([inspected("sha256:1111"), inspected("sha256:2222")], used=["sha256:2222"])
+
+    unused = image_host.unused(engine, image_host.ours(engine))
+    image_host.remove(engine, unused)
+
+    assert unused == ("sha256:1111",)
+    assert [words for words in engine.asked if words[:2] == ("image", "rm")] == [
+        ("image", "rm", "--force", "sha256:1111")
+    ]
+
+
 @pytest.mark.parametrize(
     ("info", "problem"),
     [
