@@ -23,7 +23,7 @@ from icosfl.fleet import bundle_archive, image_build, image_files, image_sbom
 from icosfl.fleet.bundle_archive import BundleRefused, Manifest
 from icosfl.fleet.bundle_plan import make_plan, own_target
 from icosfl.fleet.engine import Engine
-from icosfl.fleet.image_base import Base, prepared
+from icosfl.fleet.image_base import Base, Wish, known, prepared
 from icosfl.fleet.image_files import BuiltImage
 from icosfl.fleet.image_host import remove, unused
 from icosfl.fleet.image_manifest import REPOSITORY, ImageManifest, layers_of
@@ -65,16 +65,17 @@ def found(wanted: Wanted, engine: Engine) -> BuiltImage | None:
     """Return the image that is wanted if its archive is there.
 
     A control node whose docker does not answer, or that has the bundle no more, uses what was built before of that
-    release on the base of that name.
+    release on the base of that name. Nothing is changed, the base is not pulled.
 
     Raises:
-        UserError: The bundle is not rightly signed, or there is no such base or directory.
+        UserError: The bundle is not rightly signed, or releases cannot lie in that directory.
         Unavailable: The control node's docker does not answer, and nothing was built before.
     """
     if not wanted.bundle.exists():
         return image_files.built_before(wanted.output, wanted.release, wanted.base)
     try:
-        return image_files.there(wanted.output, _plan(wanted, _base(engine, wanted)).name)
+        base = known(engine, _wish(wanted))
+        return image_files.there(wanted.output, _plan(wanted, base).name) if base else None
     except Unavailable:
         if before := image_files.built_before(wanted.output, wanted.release, wanted.base):
             return before
@@ -104,8 +105,10 @@ def ensure(wanted: Wanted, say: Callable[[str], None], *, fresh: bool = False) -
                 f"the control node has neither the image nor the bundle of release {wanted.release}",
                 cure="leave icosfl_release empty for the newest, or build that release from its commit",
             )
-        base = _base(engine, wanted)
+        base = prepared(engine, _wish(wanted))
         plan = _plan(wanted, base)
+        if not fresh and (there := image_files.there(wanted.output, plan.name)):
+            return there  # only the base was lacking
         plan = replace(plan, revision=_revision(wanted.project, plan.release))
         built = _build(engine, plan, wanted, base, say, fresh=fresh)
         _forget_old(engine, wanted.output, plan.name)
@@ -130,8 +133,8 @@ def _plan(wanted: Wanted, base: Base) -> ImagePlan:
     )
 
 
-def _base(engine: Engine, wanted: Wanted) -> Base:
-    return prepared(engine, wanted.base, wanted.packages, wanted.project, wanted.output)
+def _wish(wanted: Wanted) -> Wish:
+    return Wish(wanted.base, wanted.packages, wanted.project, wanted.output)
 
 
 def _build(  # noqa: PLR0913 (one step of ensure)

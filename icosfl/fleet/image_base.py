@@ -43,29 +43,54 @@ def lacking(base: Base, packages: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(set(packages) - there)) if there else ()
 
 
-def prepared(engine: Engine, name: str, packages: Collection[str], project: Path, output: Path) -> Base:
-    """Return the base that an image is built on.
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """The base that is asked for.
 
     Args:
-        engine: The control node's.
         name: The base image's name.
         packages: Debian packages that it must have.
         project: The project's directory, where the Dockerfile lies.
         output: The directory of images; what is known of bases is kept there.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    project: Path
+    output: Path
+
+
+def known(engine: Engine, wish: Wish) -> Base | None:
+    """Return the base if the control node has it, completed where it must be.
+
+    Raises:
+        Unavailable: The control node's docker does not answer.
+    """
+    base = _look(engine, wish.name, wish.output)
+    missing = lacking(base, wish.packages) if base else ()
+    return _look(engine, _tag(base, missing, wish), wish.output) if base and missing else base
+
+
+def prepared(engine: Engine, wish: Wish) -> Base:
+    """Return the base, pulled and completed first where it must be.
 
     Raises:
         UserError: The base is not there and cannot be pulled, or lacks packages that cannot be installed.
         Unavailable: The control node's docker does not answer.
     """
-    base = _known(engine, _present(engine, name), output)
-    if not (missing := lacking(base, packages)):
+    if base := known(engine, wish):
         return base
-    dockerfile = project / DOCKERFILE
-    recipe = json.dumps([base.id, missing, dockerfile.read_text(encoding="utf-8")])
-    tag = f"{REPOSITORY}:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-    if not engine.inspect("image", [tag]):
-        _complete(engine, base, missing, dockerfile, tag)
-    return _known(engine, tag, output)
+    if (base := _look(engine, wish.name, wish.output)) is None:
+        _pull(engine, wish.name)
+        base = _look(engine, wish.name, wish.output)
+    missing = lacking(base, wish.packages) if base else ()
+    if base and missing:
+        tag = _tag(base, missing, wish)
+        _complete(engine, base, missing, wish.project / DOCKERFILE, tag)
+        base = _look(engine, tag, wish.output)
+    if base is None:
+        raise UserError(f"the base image {wish.name} is not what was pulled", cure="correct icosfl_base_image")
+    return base
 
 
 def last(text: str) -> str:
@@ -73,16 +98,19 @@ def last(text: str) -> str:
     return (text.strip().splitlines() or ["nothing"])[-1]
 
 
-def _present(engine: Engine, name: str) -> str:
-    if not engine.inspect("image", [name]):
-        try:
-            engine.call("image", "pull", "--quiet", name, seconds=_SECONDS)
-        except RunFailed as error:
-            raise UserError(
-                f"the base image {name} is not on the control node and cannot be pulled: {last(error.message)}",
-                cure="correct icosfl_base_image, or bring the image: docker load, docker import",
-            ) from error
-    return name
+def _tag(base: Base, missing: Collection[str], wish: Wish) -> str:
+    recipe = json.dumps([base.id, list(missing), (wish.project / DOCKERFILE).read_text(encoding="utf-8")])
+    return f"{REPOSITORY}:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+
+
+def _pull(engine: Engine, name: str) -> None:
+    try:
+        engine.call("image", "pull", "--quiet", name, seconds=_SECONDS)
+    except RunFailed as error:
+        raise UserError(
+            f"the base image {name} is not on the control node and cannot be pulled: {last(error.message)}",
+            cure="correct icosfl_base_image, or bring the image: docker load, docker import",
+        ) from error
 
 
 def _complete(engine: Engine, base: Base, missing: Collection[str], dockerfile: Path, tag: str) -> None:
@@ -103,9 +131,11 @@ def _complete(engine: Engine, base: Base, missing: Collection[str], dockerfile: 
             ) from error
 
 
-def _known(engine: Engine, reference: str, output: Path) -> Base:
-    """What a base is; its files are read once, for each look at them takes a container."""
-    (inspected,) = engine.inspect("image", [reference])
+def _look(engine: Engine, reference: str, output: Path) -> Base | None:
+    """What a base is, if it is there; its files are read once, for each look at them takes a container."""
+    inspected = next(iter(engine.inspect("image", [reference])), None)
+    if inspected is None:
+        return None
     identity = str(inspected["Id"])
     path = output / f"base-{identity.removeprefix('sha256:')[:12]}.json"
     try:

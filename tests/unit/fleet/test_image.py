@@ -16,7 +16,7 @@ from icosfl.errors import InputError, RunFailed, Unavailable, UserError
 from icosfl.fleet import image, image_base, image_files, image_host, image_registry
 from icosfl.fleet.bundle_archive import FileFact, Manifest
 from icosfl.fleet.engine import Engine
-from icosfl.fleet.image_base import Base
+from icosfl.fleet.image_base import Base, Wish
 from icosfl.fleet.image_build import compress, last
 from icosfl.fleet.image_files import BuiltImage, built_before, describe, there
 from icosfl.fleet.image_host import UnknownToRegistry, WantedImage, check_host, pull_by_name, reference, superfluous
@@ -281,8 +281,10 @@ def test_a_base_that_lacks_packages_is_completed_once(tmp_path: Path) -> None:
                 Path(words[-1]).write_text(status, encoding="utf-8")
             return "c1"
 
-    first = image_base.prepared(Images(), "debian:12", ["libffi8"], PROJECT, tmp_path)
-    second = image_base.prepared(Images(), "debian:12", ["libffi8"], PROJECT, tmp_path)
+    wish = Wish("debian:12", ("libffi8",), PROJECT, tmp_path)
+    assert image_base.known(Images(), wish) is None
+    first = image_base.prepared(Images(), wish)
+    second = image_base.prepared(Images(), wish)
 
     assert first.id == second.id == "sha256:c0de"
     assert first.reference.startswith("icosfl-base:")
@@ -294,7 +296,7 @@ def test_a_base_that_is_nowhere_is_named_with_the_cure(tmp_path: Path) -> None:
     engine = FakeEngine(pull=RunFailed("docker image pull: no such host"))
 
     with pytest.raises(UserError, match="the base image nowhere:1") as raised:
-        image_base.prepared(engine, "nowhere:1", [], PROJECT, tmp_path)
+        image_base.prepared(engine, Wish("nowhere:1", (), PROJECT, tmp_path))
 
     assert "icosfl_base_image" in raised.value.cure
 
@@ -389,7 +391,7 @@ class TestTheControlNode:
         def silent(*_: object) -> Base:
             raise Unavailable("the docker engine does not answer")
 
-        monkeypatch.setattr(image, "prepared", silent)
+        monkeypatch.setattr(image, "known", silent)
         wanted.bundle.touch()
 
         assert image.found(wanted, FakeEngine()) == built
