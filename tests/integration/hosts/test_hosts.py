@@ -168,8 +168,8 @@ def test_hosts_that_shall_have_docker_run_containers_with_limits_and_leave_no_vo
 ) -> None:
     both = make_fleet("docker", ["bookworm", "trixie"], docker=["control", "worker-1"])
     python = "/usr/bin/python3 /usr/lib/python3.* $(ldd /usr/bin/python3 | grep -o '/[^ ]*')"
-    listen = "import socket; socket.create_server(('', 8080)).accept()"
-    start = ["docker", "run", "--detach", "--memory=32m", "--publish=8080:8080", "--name=one", "tiny"]
+    listen = "import socket; socket.create_server(('', 8080)).accept(); import time; time.sleep(99)"
+    start = ["docker", "run", "--detach", "--user=9:9", "--memory=32m", "--publish=8080:8080", "--name=one", "tiny"]
     for host in both.hosts:
         both.run(host.name, ["sh", "-ec", f"tar --create --dereference {python} | docker import - tiny"])
         both.run(host.name, [*start, "/usr/bin/python3", "-c", listen])
@@ -177,6 +177,7 @@ def test_hosts_that_shall_have_docker_run_containers_with_limits_and_leave_no_vo
         told = "{{.State.Running}} {{.HostConfig.Memory}}"
         assert both.run(host.name, ["docker", "inspect", "--format", told, "one"]).stdout == "true 33554432\n"
         assert answers(host.address, 8080)
+        assert both.run(host.name, ["docker", "exec", "one", "/usr/bin/python3", "-c", "print(1)"]).stdout == "1\n"
     volumes = {volume.name for volume in docker_engine.volumes.list()}
     ours = {
         mount["Name"]

@@ -56,14 +56,15 @@ class Container:
 
         Its cgroups are its own (private, never the machine's mounts), which boot.sh makes writable; SYS_ADMIN is what
         that and systemd's sandboxes take. `always`: a machine that reboots comes back. Where `docker` is to run in it,
-        it may use the kernel's keyring and route, and has a disk for overlays, which is removed with it.
+        it may use the kernel's keyring, route, look into other users' processes (`docker exec`, health checks), and has
+        a disk for overlays, which is removed with it.
         """
         api = engine.api
         more: dict[str, Any] = {}
         if docker:
             more = {"security_opt": ["seccomp=unconfined"], "sysctls": {"net.ipv4.ip_forward": "1"}}
         host_config = api.create_host_config(
-            cap_add=["SYS_ADMIN", "NET_ADMIN"],
+            cap_add=["SYS_ADMIN", "NET_ADMIN", *(["SYS_PTRACE"] if docker else [])],
             cgroupns="private",
             tmpfs={"/run": "", "/run/lock": "", "/tmp": "exec"},
             restart_policy={"Name": "always"},
