@@ -345,8 +345,9 @@ def image(context: typer.Context, inventory: InventoryOption = None, as_json: Js
     from icosfl.fleet.screens import image_screen
 
     session = _session(context, inventory, as_json)
+    folders = sorted({host.images_dir for host in session.fleet().hosts})
     result = session.run("image")
-    images = built(session.place()[1] / ".state/images")
+    images = [image for folder in folders for image in built(folder)]
     code = session.tell(result, images=images)
     session.screen.print(image_screen(images))
     _leave(code)

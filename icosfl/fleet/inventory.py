@@ -42,6 +42,7 @@ VARIABLES = {
     "icosfl_redis_binary": "redis_binary",
     "icosfl_python_source": "python_source",
     "icosfl_bundles_dir": "bundles_dir",
+    "icosfl_images_dir": "images_dir",
     "icosfl_pki_dir": "pki_dir",
 }
 _DEFAULTS: dict[str, object] = {"ansible_connection": "ssh"}  # Ansible's own default, which is no variable
@@ -73,6 +74,7 @@ class Host:
     redis_binary: Path
     python_source: str
     bundles_dir: Path
+    images_dir: Path
     pki_dir: Path
 
     @property

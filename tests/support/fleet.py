@@ -33,6 +33,7 @@ def make_host(name: str, root: Path, **changes: Any) -> Host:
         "redis_binary": Path("/bin/true"),
         "python_source": "project",
         "bundles_dir": root / "bundles",
+        "images_dir": root / "images",
         "pki_dir": root / "pki",
     }
     return Host(**{**values, **changes})
