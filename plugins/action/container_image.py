@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +13,7 @@ from icosfl.fleet import image_files, image_registry
 from icosfl.fleet.engine import Engine
 from icosfl.fleet.image import Wanted, ensure, found
 from icosfl.fleet.image_files import BuiltImage
+from icosfl.fleet.turns import one_at_a_time
 
 NEEDED = ("release", "base", "install_dir", "project_dir", "bundles_dir", "images_dir")
 LOCAL = {*NEEDED, "base_packages", "registry", "public_key"}  # what the host need not know
@@ -38,7 +34,7 @@ class ActionModule(ActionBase):
         try:
             if arguments.get("state") == "built":
                 return result | self._build()
-            with self._alone(known):
+            with one_at_a_time("image", known):
                 if arguments.get("state", "present") == "absent":
                     return result | self._ask(arguments, known)
                 return result | self._bring(arguments, known)
@@ -124,15 +120,6 @@ class ActionModule(ActionBase):
         if done.get("unknown"):  # the registry lost what was pushed before
             done = self._ask({**arguments, "pushed": image_registry.push(image, registry, again=True)}, known)
         return done
-
-    @contextmanager
-    def _alone(self, known: dict[str, Any]) -> Iterator[None]:
-        """Let logical hosts of one machine ask one after the other: the first gets the image for all."""
-        address = str(known.get("ansible_host") or known["inventory_hostname"])
-        name = hashlib.sha256(address.encode()).hexdigest()[:16]
-        with (Path(tempfile.gettempdir()) / f"icosfl-image-{name}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
 
 def _told(image: BuiltImage, name: str) -> dict[str, Any]:

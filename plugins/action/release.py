@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +10,7 @@ from ansible.plugins.action import ActionBase
 
 from icosfl.fleet.bundle import verify_once
 from icosfl.fleet.bundle_archive import BundleRefused
+from icosfl.fleet.turns import one_at_a_time
 
 
 class ActionModule(ActionBase):
@@ -27,7 +23,7 @@ class ActionModule(ActionBase):
         """Return what the module says."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = {**self._task.args, "host": self._task.args.get("host") or (task_vars or {})["inventory_hostname"]}
-        with self._alone(task_vars or {}):
+        with one_at_a_time("release", task_vars or {}, str(self._task.args.get("install_dir"))):
             result |= self._ask(arguments, task_vars)
             result["ansible_facts"] = {"release": {"id": result.get("id"), "lacking": bool(result.get("lacking"))}}
             if result.get("failed") or not result.get("lacking") or self._task.check_mode:
@@ -61,12 +57,3 @@ class ActionModule(ActionBase):
             return self._ask({**arguments, "shipped": remote}, task_vars)
         finally:
             self._remove_tmp_path(directory)
-
-    @contextmanager
-    def _alone(self, task_vars: dict[str, Any]) -> Iterator[None]:
-        """Let logical hosts of one machine ask one after the other: the first ships for all."""
-        address = str(task_vars.get("ansible_host") or task_vars["inventory_hostname"])
-        name = hashlib.sha256(f"{address}:{self._task.args.get('install_dir')}".encode()).hexdigest()[:16]
-        with (Path(tempfile.gettempdir()) / f"icosfl-release-{name}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
