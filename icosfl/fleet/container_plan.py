@@ -78,8 +78,7 @@ def wanted_records(
         Unavailable: Docker does not answer.
     """
     layout = given.layout
-    own = given.image or next((r.definition["image"] for r in known.values() if not r.service.image), "")
-    images = images_of(engine, services, own) if engine else unseen(services, own)
+    images = images_of(engine, services, given.image) if engine else unseen(services, given.image)
     speaks = engine.server().speaks if engine else ()
     there = Surroundings(given.user, speaks, (sys.executable, "-I", "-S", str(Path(alive.__file__))))
     records = {}

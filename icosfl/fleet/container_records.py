@@ -83,6 +83,16 @@ class ContainerLayout:
         records = [self.read(path) for path in sorted(self.own.glob("*.json"))]
         return tuple(sorted(records, key=lambda record: record.service.priority))
 
+    def image(self) -> str:
+        """Return the release's image that services are installed with; "" when none is.
+
+        Where only some roles are applied (`--tags`), nothing says which image the host has.
+
+        Raises:
+            ConfigError: A record was damaged.
+        """
+        return next((record.definition["image"] for record in self.installed() if not record.service.image), "")
+
     def read(self, path: Path) -> Record:
         """Return the record in a file.
 

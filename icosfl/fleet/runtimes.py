@@ -129,7 +129,7 @@ class _Docker:
     def _given(self, files: Plan) -> container_plan.Given:
         owner = files.owner
         user = f"{owner.user}:{owner.group}" if owner.user is not None else self._user  # it is not made yet
-        return container_plan.Given(self._layout, self._image, user)
+        return container_plan.Given(self._layout, self._image or self._layout.image(), user)
 
 
 def _refuse_on_host(services: Collection[Service], files: Plan) -> None:
