@@ -6,6 +6,7 @@ Every function first plans, and when `check` is set does nothing but return the 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -167,6 +168,8 @@ def stop(layout: UnitLayout, names: Collection[str] | None, *, remove: bool, che
             systemd.reload()
             systemd.forget_failures(doomed)
         if forgets:
+            with suppress(FileNotFoundError):  # the watchdog has not run since the machine was switched on
+                shutil.rmtree(layout.run)
             for directory in (layout.file(layout.target).parent / f"{layout.target}.wants", layout.own, layout.root):
                 with suppress(OSError):  # something else lives there
                     directory.rmdir()

@@ -191,6 +191,11 @@ class UnitLayout:
         """The watchdog's unit, without its type."""
         return f"{self.prefix}-health"
 
+    @property
+    def run(self) -> Path:
+        """What the watchdog remembers until the machine is switched off: its RuntimeDirectory."""
+        return Path("/run") / self.health
+
     def unit(self, name: str) -> str:
         """The unit of a service."""
         return f"{self.prefix}-{name}.service"

@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up_logging("info")
     try:
         layout = UnitLayout.at(options.root, options.prefix, options.user)
-        look(layout, Path("/run") / layout.health / "ill.json")
+        look(layout, layout.run / "ill.json")
     except IcosflError as error:
         logger.error("%s", error)  # noqa: TRY400 (the message says it all)
         return error.exit_code
