@@ -176,7 +176,7 @@ class Layout:
 
 
 def content_digest(service: Service, contents: Mapping[str, str], *, missing_ok: bool) -> str:
-    """Return the digest of a service's description and of the contents of its files.
+    """Return the digest of a service's description and of the contents of its files, and of those that it reads, if any.
 
     Limits are left out: a runtime that knows them changes them while the service runs.
 
@@ -190,7 +190,7 @@ def content_digest(service: Service, contents: Mapping[str, str], *, missing_ok:
     """
     description = {key: value for key, value in service.description_dict().items() if key != "limits"}
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-    for name in service.files:
+    for name in (*service.files, *(each for each in service.reads if each in contents or Path(each).is_file())):
         path = Path(name)
         if missing_ok and name not in contents and not path.exists():
             continue

@@ -17,6 +17,7 @@ __all__ = [
     "HostSpec",
     "find_problems",
     "unfit_parts",
+    "unfit_source",
     "unknown_choices",
     "unknown_variables",
     "unset_variables",
@@ -78,6 +79,13 @@ def unset_variables(host: str, missing: Iterable[str]) -> list[Problem]:
 def unknown_choices(host: str, values: Mapping[str, str]) -> list[Problem]:
     """Return one problem for each variable of `CHOICES` that has another value."""
     return [problem for name, value in values.items() for problem in _unsupported(host, name, value, CHOICES[name])]
+
+
+def unfit_source(host: str, runtime: str, source: str) -> list[Problem]:
+    """Return what is wrong with where a host's programs come from: an image is made of a release."""
+    if runtime != "docker" or source == "bundle":
+        return []
+    return [Problem(host, "icosfl_python_source", f"is {source}, and containers are made of a release", "use bundle")]
 
 
 def unfit_parts(host: str, pins: Mapping[str, object], names: Iterable[str], machine: str) -> list[Problem]:

@@ -106,6 +106,8 @@ def inventory_problems(
             unset = problems.unset_variables(str(name), [each for each in NEEDED if each not in values])
             specs += [] if unset else [_spec(name, values)]
             found += _bad_programs(str(name), values)
+            if str(values.get("icosfl_runtime")) == "docker":
+                found += problems.unfit_source(str(name), "docker", str(values["icosfl_python_source"]))
         except AnsibleError as error:
             cure = "correct the host's variables"
             unset = [topology.Problem(str(name), "variables", _innermost(error), cure)]

@@ -126,6 +126,18 @@ def test_digest_follows_the_contents_of_the_files(tmp_path: Path) -> None:
     assert content_digest(described, {}, missing_ok=False) == first
 
 
+def test_digest_follows_what_is_read_once_it_is_there(tmp_path: Path) -> None:
+    read = tmp_path / "superlink.crt"
+    described = service(reads=[str(read), str(tmp_path)])
+    without = content_digest(described, {}, missing_ok=False)
+
+    read.write_text("first", "utf-8")
+    first = content_digest(described, {}, missing_ok=False)
+    second = content_digest(described, {str(read): "second"}, missing_ok=False)
+
+    assert len({without, first, second}) == 3
+
+
 def test_digest_follows_the_description() -> None:
     assert content_digest(service(priority=1), {}, missing_ok=False) != content_digest(
         service(priority=2), {}, missing_ok=False

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from icosfl.fleet.problems import HostSpec, find_problems, unknown_variables, unset_variables
+from icosfl.fleet.problems import HostSpec, find_problems, unfit_source, unknown_variables, unset_variables
 from icosfl.fleet.topology import Problem
 
 FACTS = yaml.safe_load((Path(__file__).parents[3] / "group_vars/all/ports.yml").read_text(encoding="utf-8"))
@@ -231,3 +231,12 @@ def test_a_misspelt_variable_is_told_the_right_name() -> None:
     problems = unknown_variables("edge", ["icosfl_slto", "redis_port", "my_own"], known, ["icosfl_", "redis_"])
 
     assert [(problem.key, problem.cure) for problem in problems] == [("icosfl_slto", "did you mean icosfl_slot?")]
+
+
+def test_containers_without_a_release_to_make_them_of_are_refused() -> None:
+    (problem,) = unfit_source("edge", "docker", "project")
+
+    assert problem.key == "icosfl_python_source"
+    assert problem.cure == "use bundle"
+    assert not unfit_source("edge", "docker", "bundle")
+    assert not unfit_source("edge", "systemd", "project")
