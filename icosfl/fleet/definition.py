@@ -176,7 +176,7 @@ class Layout:
 
 
 def content_digest(service: Service, contents: Mapping[str, str], *, missing_ok: bool) -> str:
-    """Return the digest of a service's description and of the contents of its files, and of those that it reads, if any.
+    """Return the digest of a service's description and of the contents of its files, and of those that it reads.
 
     Limits are left out: a runtime that knows them changes them while the service runs.
 
