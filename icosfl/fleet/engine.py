@@ -13,9 +13,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from icosfl.errors import RunFailed, Unavailable
 
@@ -36,19 +36,17 @@ _INSTALL = "install Docker Engine: icosfl_runtime docker does it by the role doc
 
 
 @dataclass(frozen=True, slots=True)
-class Versions:
-    """What Docker is on this machine.
+class Server:
+    """What the engine of this machine is.
 
     Args:
         engine: The version of the engine, "20.10.24".
         api: The newest API that it speaks, "1.41".
-        compose: The version of Compose, "2.32.4"; "" without one.
-        architecture: The engine's, in Docker's words: "amd64".
+        architecture: In Docker's words: "amd64".
     """
 
     engine: str
     api: str
-    compose: str
     architecture: str
 
     @property
@@ -66,17 +64,16 @@ class Engine:
 
     def __init__(self) -> None:
         self._compose: tuple[str, ...] | None = None
-        self._server: Versions | None = None
+        self._server: Server | None = None
 
-    def call(self, *words: str, seconds: float = CALL_SECONDS, stdin: bytes | IO[bytes] | None = None) -> str:
+    def call(self, *words: str, seconds: float = CALL_SECONDS) -> str:
         """Call the docker command and return what it says.
 
         Args:
             words: Its arguments.
             seconds: How long it may take.
-            stdin: What it reads: bytes, or an open file.
         """
-        return _succeeded(self._run((self._docker(), *words), seconds, stdin))
+        return _succeeded(self._run((self._docker(), *words), seconds))
 
     def said(self, *words: str, seconds: float = CALL_SECONDS) -> str:
         """Call the docker command and return what it writes to both outputs, in no certain order (`docker logs`)."""
@@ -101,16 +98,12 @@ class Engine:
         found: list[dict[str, Any]] = json.loads(ended.stdout or "[]")
         return found
 
-    def versions(self) -> Versions:
-        """Return what Docker is on this machine."""
-        return replace(self.server(), compose=self.compose_version())
-
-    def server(self) -> Versions:
-        """Return what the engine is; Compose is not asked for its version."""
+    def server(self) -> Server:
+        """Return what the engine is; asked once."""
         if self._server is None:
             told = json.loads(self.call("version", "--format", "{{json .Server}}"))
             version, api, architecture = (str(told.get(key, "")) for key in ("Version", "ApiVersion", "Arch"))
-            self._server = Versions(engine=version, api=api, compose="", architecture=architecture)
+            self._server = Server(engine=version, api=api, architecture=architecture)
         return self._server
 
     def answers(self) -> bool:
@@ -124,13 +117,6 @@ class Engine:
     def require_compose(self) -> None:
         """Refuse to go on without Compose."""
         self.compose("version", "--short")
-
-    def compose_version(self) -> str:
-        """Return the version of Compose; "" without one. The engine is not asked."""
-        try:
-            return self.compose("version", "--short").strip().removeprefix("v")
-        except Unavailable:
-            return ""
 
     def compose(self, *words: str, seconds: float = CALL_SECONDS) -> str:
         """Call Compose and return what it says.
@@ -162,16 +148,12 @@ class Engine:
             raise Unavailable(f"there is no docker command in {_PATH}", cure=_INSTALL)
         return found
 
-    def _run(
-        self, command: tuple[str, ...], seconds: float, stdin: bytes | IO[bytes] | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def _run(self, command: tuple[str, ...], seconds: float) -> subprocess.CompletedProcess[str]:
         kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIX)}
-        given, source = (stdin, None) if isinstance(stdin, bytes) else (None, stdin or subprocess.DEVNULL)
         try:
             ended = subprocess.run(  # noqa: S603 (our own words, no shell)
                 command,
-                input=given,
-                stdin=source,
+                stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=seconds,
                 env={**kept, "PATH": _PATH, "LC_ALL": "C.UTF-8"},

@@ -12,7 +12,7 @@ from ansible.plugins.action import ActionBase
 from icosfl.errors import IcosflError
 from icosfl.fleet import parts
 
-OURS = ("pins", "fetched_dir", "machine")  # of no use to the host
+OURS = ("pins", "fetched_dir")  # of no use to the host
 
 
 class ActionModule(ActionBase):
@@ -48,7 +48,7 @@ class ActionModule(ActionBase):
 
     def _fetched(self, given: dict[str, Any], name: str) -> tuple[str, parts.Fetched | None]:
         """A program and where it is here; None in check mode when it was not fetched yet."""
-        part = parts.part_of(given["pins"], name, given.get("machine") or platform.machine())
+        part = parts.part_of(given["pins"], name, platform.machine())
         directory = Path(given["fetched_dir"])
         return name, parts.there(part, directory) if self._task.check_mode else parts.ensure(part, directory)
 

@@ -49,10 +49,6 @@ options:
     description: Where the control node keeps what it fetched. Stays there.
     type: str
     default: ""
-  machine:
-    description: The architecture; empty for the control node's. Stays there.
-    type: str
-    default: ""
   start:
     description: Whether a program must be seen to start before it is installed; not where it runs in containers only.
     type: bool
@@ -105,7 +101,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "names": {"type": "list", "elements": "str", "required": True},
     "pins": {"type": "dict", "default": {}},
     "fetched_dir": {"type": "str", "default": ""},
-    "machine": {"type": "str", "default": ""},
     "start": {"type": "bool", "default": True},
     "library_dir": {"type": "str", "default": ""},
     "host": {"type": "str", "required": True},

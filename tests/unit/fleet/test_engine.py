@@ -30,27 +30,17 @@ def program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def test_docker_gets_our_words_our_input_and_a_clean_environment(
-    machine: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_docker_gets_our_words_no_input_and_a_clean_environment(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///run/other.sock")
     monkeypatch.setenv("ANSIBLE_VAULT_PASSWORD", "hunter22")
     program(machine / "echo.sh", 'shift; printf "%s|" "$@"; cat; env')
 
-    said = Engine().call("echo", "a b", "$(id)", stdin=b"given\n")
+    said = Engine().call("echo", "a b", "$(id)")
 
-    assert said.startswith("a b|$(id)|given\n")
+    assert said.startswith("a b|$(id)|")
     assert "DOCKER_HOST=unix:///run/other.sock" in said
     assert "LC_ALL=C.UTF-8" in said
     assert "hunter22" not in said
-
-
-def test_docker_reads_nothing_unless_it_is_given_something(machine: Path) -> None:
-    program(machine / "read.sh", "cat; echo over")
-
-    assert Engine().call("read") == "over\n"
-    with (machine / "docker").open("rb") as file:
-        assert Engine().call("read", stdin=file) == f"{DOCKER}over\n"
 
 
 def test_missing_docker_is_unavailable_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +51,6 @@ def test_missing_docker_is_unavailable_with_the_cure(tmp_path: Path, monkeypatch
 
     assert "docker_engine" in missing.value.cure
     assert not Engine().answers()
-    assert Engine().compose_version() == ""
 
 
 @pytest.mark.parametrize(
@@ -111,15 +100,13 @@ def test_any_other_error_of_inspect_is_told(machine: Path) -> None:
         Engine().inspect("image", ["b"])
 
 
-def test_versions_are_those_of_the_engine_and_of_compose(machine: Path) -> None:
+def test_the_engine_says_what_it_is_and_speaks(machine: Path) -> None:
     server = {"Version": "20.10.24+dfsg1", "ApiVersion": "1.41", "Arch": "amd64"}
     program(machine / "version.sh", f"echo '{json.dumps(server)}'")
-    program(machine / "compose.sh", "echo v2.32.4")
-    (machine / "plugin").touch()
 
-    found = Engine().versions()
+    found = Engine().server()
 
-    assert (found.engine, found.api, found.compose, found.architecture) == ("20.10.24+dfsg1", "1.41", "2.32.4", "amd64")
+    assert (found.engine, found.api, found.architecture) == ("20.10.24+dfsg1", "1.41", "amd64")
     assert (1, 41) <= found.speaks < (1, 44)
 
 
