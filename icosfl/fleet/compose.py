@@ -21,7 +21,7 @@ from typing import Any
 
 from icosfl.errors import ConfigError
 from icosfl.fleet.alive import PROBE_SECONDS
-from icosfl.fleet.container_limits import compose_limits
+from icosfl.fleet.container_limits import Machine, compose_limits
 from icosfl.fleet.container_records import (
     DIGEST_LABEL,
     ROOT_LABEL,
@@ -30,21 +30,23 @@ from icosfl.fleet.container_records import (
     Record,
     alias,
 )
+from icosfl.fleet.guard import bridge_of
 from icosfl.fleet.service import HealthCheck, Service
 from icosfl.fleet.variables import variables
 
 # Between two looks of the health check, as of the watchdog of systemd: one costs about 0.1 s of processor time.
 LOOK_SECONDS = 30
-MACHINE = "/host"  # below it a service that sees the host finds the machine's own /proc and /sys
+MACHINE = "/host"  # below it a service that sees the host finds the machine's own /sys
 
 _HEAD = "# Written by Ansible: changes are lost.\n"
 _NETWORK = "private"
+_BRIDGE_OPTION = "com.docker.network.bridge.name"  # or nobody knows which rules are for it
 _CHECK_SECONDS = int(PROBE_SECONDS) + 5  # Docker ends a check that takes longer
 _FIRST_WITH_START_INTERVAL = (1, 44)  # API of Engine 25
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _IMAGE_ID = re.compile(r"sha256:[0-9a-f]{64}")
 # What of the machine's kernel can be measured. Docker hides the energy counters in a container's own /sys.
-_MEASURED = ("/proc", "/sys/block", "/sys/bus", "/sys/class", "/sys/devices")
+_MEASURED = ("/sys/block", "/sys/bus", "/sys/class", "/sys/devices")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,21 +157,24 @@ def volumes_of(service: Service, layout: ContainerLayout) -> dict[str, str]:
     return {_volume(path, layout): path for path in service.writes}
 
 
-def document(layout: ContainerLayout, records: Iterable[Record], cpus: int) -> dict[str, Any]:
+def document(layout: ContainerLayout, records: Iterable[Record], machine: Machine) -> dict[str, Any]:
     """Return what Compose reads of a whole host.
 
     Args:
         layout: The host's names and files.
         records: All that is installed.
-        cpus: How many the machine has.
+        machine: What limits depend on.
     """
     ordered = sorted(records, key=lambda record: (record.service.priority, record.name))
     checked = {record.name: not record.definition["healthcheck"].get("disable") for record in ordered}
-    services = {alias(record.name): _service(record, checked, cpus) for record in ordered}
+    services = {alias(record.name): _service(record, checked, machine) for record in ordered}
     labels = {ROOT_LABEL: str(layout.root)}
     whole: dict[str, Any] = {"name": layout.prefix, "services": services}
     if any("networks" in service for service in services.values()):
-        whole["networks"] = {_NETWORK: {"name": layout.network, "driver": "bridge", "labels": labels}}
+        options = {_BRIDGE_OPTION: bridge_of(layout.prefix)}
+        whole["networks"] = {
+            _NETWORK: {"name": layout.network, "driver": "bridge", "driver_opts": options, "labels": labels}
+        }
     if bound := {name: path for record in ordered for name, path in record.volumes.items()}:
         whole["volumes"] = {
             name: {
@@ -206,7 +211,7 @@ def refuse_twins(services: Iterable[Service]) -> None:
             )
 
 
-def _service(record: Record, checked: Mapping[str, bool], cpus: int) -> dict[str, Any]:
+def _service(record: Record, checked: Mapping[str, bool], machine: Machine) -> dict[str, Any]:
     definition = dict(record.definition)
     needs = {
         alias(name): {"condition": "service_healthy" if checked[name] else "service_started"}
@@ -216,7 +221,7 @@ def _service(record: Record, checked: Mapping[str, bool], cpus: int) -> dict[str
     if needs:
         definition["depends_on"] = needs
     labels = {**definition["labels"], DIGEST_LABEL: record.digest}
-    return {**definition, **compose_limits(record.service.limits, cpus), "labels": labels}
+    return {**definition, **compose_limits(record.service.limits, machine), "labels": labels}
 
 
 def _health(service: Service, image: Image, there: Surroundings) -> dict[str, Any]:

@@ -5,20 +5,21 @@ Every function first plans, and when `check` is set does nothing but return the 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from icosfl.errors import RunFailed
+from icosfl.fleet import packet_filter
 from icosfl.fleet.bring_up import await_health, by_priority, repair_all, start_all
 from icosfl.fleet.compose import document, text
 from icosfl.fleet.container_limits import lifted, update_words
-from icosfl.fleet.container_plan import Given, refuse_unusable, wanted_records
+from icosfl.fleet.container_plan import Given, machine_at, refuse_unusable, wanted_records
 from icosfl.fleet.container_records import ContainerLayout, Record
 from icosfl.fleet.containers import Container, Containers
 from icosfl.fleet.engine import Engine
 from icosfl.fleet.files import Plan, changed_paths
+from icosfl.fleet.guard import Guard, guard_of, is_needed
 from icosfl.fleet.guarded import locked, translated, write
 from icosfl.fleet.outcome import Outcome, Rewritten
 from icosfl.fleet.ports import AnyOf, ContainerFamily, Owner, refuse_foreign
@@ -58,26 +59,30 @@ def start(
     wanted = wanted_records(given, containers.engine if answers else None, services, files, known)
     looks = containers.looks() if answers else {}
     plan = _plan_start(layout, wanted, known, looks, files)
+    guard = _guard(layout, {**known, **wanted}, containers.engine) if answers else None
+    plan = replace(plan, rewritten=(*plan.rewritten, *_unguarded(layout, guard)))
     if answers and plan.changed:
         containers.refuse_strangers(wanted, (volume for record in wanted.values() for volume in record.volumes))
     touched = [service for service in services if service.name in {*plan.started, *plan.outdated}]
     _refuse_foreign_ports(touched, {**known, **wanted}, looks, others)
     if check:
-        return plan
+        return replace(plan, removed=_strays(containers, looks).labels) if answers else plan
     if plan.changed:
         with locked(layout.own):
             files.apply()
             _define(layout, wanted, known)
+            _keep_guard(layout, guard)
             stubborn = _limit(layout, containers, wanted, known, looks)
             restarted = start_all(containers, services, plan)
     else:
         stubborn, restarted = set(), repair_all(containers, services, {n: each.status for n, each in looks.items()})
-    found = containers.statuses()
+    found = containers.looks()
     return replace(
         plan,
+        removed=_forget_strays(containers, found),
         restarted=tuple(restarted),
         outdated=tuple(sorted({*plan.outdated, *stubborn})),
-        statuses=tuple(found[service.name] for service in services if service.name in found),
+        statuses=tuple(found[service.name].status for service in services if service.name in found),
     )
 
 
@@ -106,8 +111,11 @@ def converge(layout: ContainerLayout, *, check: bool) -> Outcome:
             containers.restart(group)
             for service in group:
                 await_health(containers, service)
-    found = containers.statuses()
-    return Outcome(restarted=names, statuses=tuple(found[name] for name in names if name in found))
+    found = containers.looks()
+    removed = _forget_strays(containers, found)
+    return Outcome(
+        restarted=names, removed=removed, statuses=tuple(found[name].status for name in names if name in found)
+    )
 
 
 def stop(layout: ContainerLayout, names: Collection[str] | None, *, remove: bool, check: bool) -> Outcome:
@@ -152,7 +160,12 @@ def stop(layout: ContainerLayout, names: Collection[str] | None, *, remove: bool
         if remove:
             containers.remove(wanted)
             containers.forget(volumes, networks)
-            _forget(layout, wanted, {name: each for name, each in records.items() if name not in wanted})
+            left = {name: each for name, each in records.items() if name not in wanted}
+            if left:
+                _keep_guard(layout, _guard(layout, left, containers.engine))
+            else:
+                _lift_guards(layout, networks)
+            _forget(layout, wanted, left)
     return plan
 
 
@@ -218,6 +231,63 @@ def _define(layout: ContainerLayout, wanted: Mapping[str, Record], known: Mappin
     write(layout.file, _text(layout, {**known, **wanted}))
 
 
+def _guard(layout: ContainerLayout, records: Mapping[str, Record], engine: Engine) -> Guard | None:
+    """Return the guard of the host's network; None where there is no such network, or where the engine guards it."""
+    inside = [record.service for record in records.values() if not record.service.sees_host]
+    return guard_of(layout.prefix, inside) if inside and is_needed(engine.server().speaks) else None
+
+
+def _unguarded(layout: ContainerLayout, guard: Guard | None) -> tuple[Rewritten, ...]:
+    return tuple(packet_filter.superfluous(layout) if guard is None else packet_filter.unlaid(layout, guard))
+
+
+def _keep_guard(layout: ContainerLayout, guard: Guard | None) -> None:
+    if guard is None:
+        packet_filter.lift(layout)
+    else:
+        packet_filter.lay(layout, guard)
+
+
+def _lift_guards(layout: ContainerLayout, networks: Collection[str]) -> None:
+    """Take away the guard of the host, and those of networks that it had by other prefixes."""
+    for prefix in {layout.prefix, *networks}:
+        packet_filter.lift(replace(layout, prefix=prefix))
+
+
+@dataclass(frozen=True, slots=True)
+class _Strays:
+    """What Docker keeps for the host of an earlier prefix, or of paths that nobody writes now."""
+
+    volumes: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return (*(f"volume {name}" for name in self.volumes), *(f"network {name}" for name in self.networks))
+
+
+def _strays(containers: Containers, looks: Mapping[str, Container]) -> _Strays:
+    """Return the strays; none as long as one container is not as its record says, and may use them."""
+    records = {record.name: record for record in containers.layout.installed()}
+    if {name: each.digest for name, each in records.items()} != {name: each.digest for name, each in looks.items()}:
+        return _Strays()
+    named = {volume for record in records.values() for volume in record.volumes}
+    return _Strays(
+        tuple(sorted(set(containers.volumes(unused=True)) - named)),
+        tuple(sorted(set(containers.networks()) - {containers.layout.network})),
+    )
+
+
+def _forget_strays(containers: Containers, looks: Mapping[str, Container]) -> tuple[str, ...]:
+    strays = _strays(containers, looks)
+    if strays.labels:
+        with locked(containers.layout.own):
+            containers.forget(strays.volumes, strays.networks)
+            for prefix in strays.networks:
+                packet_filter.lift(replace(containers.layout, prefix=prefix))
+    return strays.labels
+
+
 def _limit(
     layout: ContainerLayout,
     containers: Containers,
@@ -236,7 +306,7 @@ def _limit(
         ):
             continue
         try:
-            containers.update(name, update_words(record.limits, record.service.limits, _cpus()))
+            containers.update(name, update_words(record.limits, record.service.limits, machine_at()))
         except RunFailed:  # it uses more memory than it may have now
             stubborn.add(name)
         else:
@@ -296,8 +366,4 @@ def _forget(layout: ContainerLayout, names: Collection[str], left: Mapping[str, 
 
 
 def _text(layout: ContainerLayout, records: Mapping[str, Record]) -> str:
-    return text(document(layout, records.values(), _cpus()))
-
-
-def _cpus() -> int:
-    return os.cpu_count() or 1
+    return text(document(layout, records.values(), machine_at()))

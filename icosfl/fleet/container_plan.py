@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,11 +18,15 @@ from icosfl.fleet.container_images import (
     refuse_missing,
     unseen,
 )
+from icosfl.fleet.container_limits import Machine
 from icosfl.fleet.container_records import ContainerLayout, Record
 from icosfl.fleet.definition import content_digest
 from icosfl.fleet.engine import Engine
 from icosfl.fleet.files import Plan
 from icosfl.fleet.service import Service
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_IO_WEIGHTS = ("io.weight", "io.bfq.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,18 @@ class Given:
     layout: ContainerLayout
     image: str
     user: str
+
+
+def machine_at(cgroups: Path = _CGROUPS) -> Machine:
+    """Return what limits depend on here.
+
+    Args:
+        cgroups: Where the kernel shows its control groups.
+    """
+    unified = (cgroups / "cgroup.controllers").exists()
+    # The group of all has no weights, any other one shows what there is.
+    weighs = any(path.exists() for name in _IO_WEIGHTS for path in cgroups.glob(f"*/{name}"))
+    return Machine(os.cpu_count() or 1, unified, not unified or weighs)
 
 
 def refuse_unusable(engine: Engine, given: Given, services: Collection[Service], files: Plan) -> None:

@@ -57,6 +57,11 @@ class ContainerLayout:
         return self.own / "compose.yml"
 
     @property
+    def guard(self) -> Path:
+        """The packet filter rules that keep the host's network private."""
+        return self.own / "guard.rules"
+
+    @property
     def network(self) -> str:
         """The network that the host's containers share, and nobody else."""
         return self.prefix

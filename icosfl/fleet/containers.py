@@ -134,6 +134,8 @@ class Containers:
 
     def update(self, name: str, words: Collection[str]) -> None:
         """Change the limits of a container that runs."""
+        if not words:
+            return  # this machine takes none of those that changed
         self.engine.call("update", *words, self.layout.container(name))
 
     def stop(self, services: Collection[str], seconds: float) -> None:
@@ -152,9 +154,9 @@ class Containers:
         containers = self.looks()
         self._remove([containers[name].id for name in services if name in containers])
 
-    def volumes(self) -> list[str]:
-        """Return the names of this host's volumes."""
-        return self._listed("volume", "--quiet")
+    def volumes(self, *, unused: bool = False) -> list[str]:
+        """Return the names of this host's volumes; of those that no container has, where only they are wanted."""
+        return self._listed("volume", "--quiet", *(("--filter", "dangling=true") if unused else ()))
 
     def networks(self) -> list[str]:
         """Return the names of this host's networks."""

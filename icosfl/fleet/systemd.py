@@ -312,7 +312,7 @@ def _units(layout: UnitLayout) -> dict[str, Path]:
     found = {}
     for path in layout.file("x").parent.glob(f"{layout.prefix}-*.service"):
         name = path.name.removeprefix(f"{layout.prefix}-").removesuffix(".service")
-        if path.name != f"{layout.health}.service" and marked(path.read_text("utf-8"), layout):
+        if path.name not in {f"{layout.health}.service", layout.guard} and marked(path.read_text("utf-8"), layout):
             found[name] = path
     return found
 

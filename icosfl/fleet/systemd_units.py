@@ -25,7 +25,7 @@ _PREFIX = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BARE = re.compile(r"[\w@+=:,./-]+")
-_MARK = "X-Icosfl-Root="
+MARK = "X-Icosfl-Root="  # in a unit: whose it is
 
 _SERVICE = """\
 # Written by Ansible: changes are lost.
@@ -192,6 +192,11 @@ class UnitLayout:
         return f"{self.prefix}-health"
 
     @property
+    def guard(self) -> str:
+        """The unit that guards the network of the host's containers, while they are its services."""
+        return f"{self.prefix}-guard.service"
+
+    @property
     def run(self) -> Path:
         """What the watchdog remembers until the machine is switched off: its RuntimeDirectory."""
         return Path("/run") / self.health
@@ -277,7 +282,7 @@ def service_text(service: Service, layout: UnitLayout, version: int, digest: str
         description=_plain(service, "description", service.description or service.name),
         order=f"After=network.target {needed}\nWants={needed}\n" if needed else "After=network.target\n",
         target=layout.target,
-        mark=_MARK,
+        mark=MARK,
         root=layout.root,
         digest=digest,
         command=_command(service),
@@ -300,7 +305,7 @@ def host_texts(layout: UnitLayout, python: str) -> dict[str, str]:
         layout: The host's files.
         python: The interpreter that has icosfl.
     """
-    values = {"root": layout.root, "target": layout.target, "mark": _MARK, "name": layout.health}
+    values = {"root": layout.root, "target": layout.target, "mark": MARK, "name": layout.health}
     watch = f"{python} -I -m icosfl.fleet.watchdog --root {layout.root} --prefix {layout.prefix} --user {layout.user}"
     return {
         layout.target: _TARGET.format(**values),
@@ -334,7 +339,7 @@ def marked(text: str, layout: UnitLayout) -> bool:
 
 
 def _owner(text: str) -> str:
-    return next((line.removeprefix(_MARK) for line in text.splitlines() if line.startswith(_MARK)), "")
+    return next((line.removeprefix(MARK) for line in text.splitlines() if line.startswith(MARK)), "")
 
 
 def _back_off(version: int) -> str:

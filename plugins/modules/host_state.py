@@ -106,8 +106,8 @@ options:
       - In a container a service finds the same paths at the same places. It listens at its own name, in which V(_) is
         V(-), and finds the others of O(root) by theirs; the machine offers those of V(ports) that V(publish) names, at
         the addresses that it gives. V(image) is what it runs in; V(command) is all that runs there, whatever the
-        image's entrypoint. With V(sees_host) it is on the machine's network, and the machine's V(/proc) and
-        V(/sys/class) are V(/host/proc) and V(/host/sys/class).
+        image's entrypoint. With V(sees_host) it is on the machine's network, and the machine's V(/sys/class)
+        is V(/host/sys/class).
       - With O(state=stopped) and O(state=absent) only the names count; without O(services) all services of O(root)
         are meant.
     type: list

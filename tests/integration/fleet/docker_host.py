@@ -29,7 +29,7 @@ def stand_in(engine: docker.DockerClient) -> str:
     """Build an image that stands for the release's, with nothing but Python and the health check; return its id.
 
     No two calls return the same: whoever is done with it removes it. Without a tag it would go with an image that is
-    made from it.
+    made from it. A repository below /tmp would make the image's /tmp root's alone, and a container's is as its image's.
     """
     base = host_images(engine, ["bookworm"])["bookworm"]
     package = Path(alive.__file__).parents[1]
@@ -39,7 +39,7 @@ def stand_in(engine: docker.DockerClient) -> str:
         FROM {base}
         LABEL io.icosfl.test={number}
         COPY . /
-        RUN mkdir -p {python.parent} && ln -sf /usr/bin/python3 {python}
+        RUN mkdir -p {python.parent} && ln -sf /usr/bin/python3 {python} && chmod 1777 /tmp
     """
     sources = {
         "Dockerfile": recipe,

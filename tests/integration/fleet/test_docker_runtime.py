@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from icosfl.fleet.engine import Engine
+from icosfl.fleet.guard import guard_of, is_needed
 from icosfl.fleet.place import place_of
 from icosfl.fleet.probe import listeners
 from icosfl.fleet.probe_docker import look_docker
@@ -385,7 +386,7 @@ def test_what_an_image_keeps_for_itself_goes_with_its_container(host: DockerHost
 
 
 def test_another_prefix_moves_the_containers_to_their_new_names(host: DockerHost) -> None:
-    one = host.service("one")
+    one = host.service("one", writes=[str(host.root / "data")])
     host.start(one)
     old, host.prefix = host.prefix, f"{host.prefix}-x"
 
@@ -394,7 +395,22 @@ def test_another_prefix_moves_the_containers_to_their_new_names(host: DockerHost
     assert renamed["outdated"] == converged["restarted"] == ["one"]
     assert host.says("one") == "hello"
     assert not host.start(one)["changed"]
-    assert f"{old}-one" not in host.left()
+    assert converged["removed"] == [f"volume {old}-data", f"network {old}"]
+    assert sorted(host.left()) == sorted([host.prefix, f"{host.prefix}-data", f"{host.prefix}-one"])
+    rules = subprocess.run([*as_root(), "iptables", "-S"], check=True, capture_output=True, text=True).stdout
+    assert guard_of(old, []).chain not in rules
+
+
+def test_volume_that_no_service_writes_any_more_is_forgotten_and_its_rows_are_not(host: DockerHost) -> None:
+    data = [str(host.root / name) for name in ("data", "more")]
+    host.start(host.service("one", writes=data))
+
+    fewer, converged = host.start(host.service("one", writes=data[:1])), host.converge()
+
+    assert fewer["removed"] == []
+    assert converged["removed"] == [f"volume {host.prefix}-more"]
+    assert Path(data[1]).is_dir()
+    assert not host.start(host.service("one", writes=data[:1]))["changed"]
 
 
 def test_status_knows_containers_their_ports_and_where_they_write(host: DockerHost) -> None:
@@ -491,8 +507,8 @@ def test_service_that_measures_the_machine_sees_it_read_only_and_on_its_own_netw
     assert seen["HostConfig"]["NetworkMode"] == "host"
     assert seen["HostConfig"]["Privileged"] is False
     assert all(not mount["RW"] for mount in seen["Mounts"])
-    assert {"/host/proc", "/host/sys/class", "/host/sys/devices"} <= {mount["Destination"] for mount in seen["Mounts"]}
-    assert host.does("one", "cat", "/host/proc/1/comm")[1] == Path("/proc/1/comm").read_text()
+    assert {"/host/sys/class", "/host/sys/devices"} <= {mount["Destination"] for mount in seen["Mounts"]}
+    assert not any(place.startswith("/host/proc") for place in (mount["Destination"] for mount in seen["Mounts"]))
     assert host.says("one") == "hello"
     assert is_own(host, host.ports["one"])
     assert host.start(one | {"description": "another"})["outdated"] == ["one"]  # its port is its own
@@ -555,6 +571,76 @@ def test_two_hosts_share_a_machine_and_leave_each_other_alone(host: DockerHost, 
     assert owns == (False, True)
     assert (host.says("one"), other.says("one")) == ("hello", "")
     assert other.left() == []
+
+
+class Neighbour:
+    """A machine of its own network stack, that routes all by way of this one."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.router = name, "198.18.77.1"
+
+    def reaches(self, address: str, port: int) -> bool:
+        ask = f"import socket; socket.create_connection(({address!r}, {port}), 2).close()"
+        inside = [*as_root(), "ip", "netns", "exec", self.name, "/usr/bin/python3", "-c", ask]
+        return subprocess.run(inside, check=False, capture_output=True, timeout=20).returncode == 0
+
+
+@pytest.fixture
+def neighbour() -> Iterator[Neighbour]:
+    there = Neighbour(f"ic-{os.urandom(4).hex()}")
+    here = f"{there.name}h"
+    for words in (
+        f"netns add {there.name}",
+        f"link add {here} type veth peer name eth0 netns {there.name}",
+        f"address add {there.router}/30 dev {here}",
+        f"link set {here} up",
+        f"-n {there.name} address add 198.18.77.2/30 dev eth0",
+        f"-n {there.name} link set eth0 up",
+        f"-n {there.name} route add default via {there.router}",
+    ):
+        subprocess.run([*as_root(), "ip", *words.split()], check=True, capture_output=True)
+    yield there
+    subprocess.run([*as_root(), "ip", "netns", "delete", there.name], check=True)
+
+
+def test_neighbour_that_routes_by_this_machine_reaches_only_what_is_offered(
+    host: DockerHost, neighbour: Neighbour
+) -> None:
+    services = [host.service("redis"), host.service("link", publish={"link": neighbour.router})]
+    services[1]["health"]["host"] = neighbour.router
+    if not is_needed(Engine().server().speaks):
+        pytest.skip("this engine guards its networks itself")
+    guard = guard_of(host.prefix, [])
+
+    rehearsed = host.start(*services, check=True)
+    started = host.start(*services)
+    own = {name: address_of(host, name) for name in ("redis", "link")}
+    reached = {name: neighbour.reaches(own[name], host.ports[name]) for name in own}
+    offered = neighbour.reaches(neighbour.router, host.ports["link"])
+    subprocess.run([*as_root(), "iptables", "--wait", "-D", *guard.jump], check=True)
+    bare = neighbour.reaches(own["redis"], host.ports["redis"])
+    relaid = host.start(*services)
+    again = neighbour.reaches(own["redis"], host.ports["redis"])
+    third = host.start(*services)
+    host.stop(state="absent")
+
+    assert not started.failed, started["msg"]
+    assert rehearsed["diff"] == started["diff"]
+    assert str(host.root / "docker" / "guard.rules") in {each["after_header"] for each in started["diff"]}
+    assert reached == {"redis": False, "link": True}
+    assert offered
+    assert bare  # or nothing was proved
+    assert relaid["changed"]
+    assert relaid["started"] == relaid["outdated"] == relaid["written"] == []
+    assert not again
+    assert not third["changed"]
+    rules = subprocess.run([*as_root(), "iptables", "-S"], check=True, capture_output=True, text=True).stdout
+    assert guard.chain not in rules
+
+
+def address_of(host: DockerHost, name: str) -> str:
+    networks = host.container(name).attrs["NetworkSettings"]["Networks"]
+    return str(networks[host.prefix]["IPAddress"])
 
 
 def is_own(host: DockerHost, port: int) -> bool:

@@ -21,12 +21,14 @@ from icosfl.fleet.compose import (
     text,
     volumes_of,
 )
+from icosfl.fleet.container_limits import Machine
 from icosfl.fleet.container_records import ContainerLayout, Record
 from icosfl.fleet.service import Service
 
 LAYOUT = ContainerLayout.at("/srv/icosfl/edge-01", "icosfl-1")
 OWN = Image("sha256:" + "a" * 64, own=True, id="sha256:" + "a" * 64)
 REDIS = Image("redis:7", own=False, id="sha256:" + "b" * 64)
+FOUR = Machine(cpus=4)
 THERE = Surroundings("990:991", (1, 41), ("/opt/python", "-I", "-S", "/opt/alive.py"))
 
 
@@ -57,8 +59,8 @@ def record(**changes: Any) -> Record:
     return Record(described, "d" * 32, definition, volumes_of(described, LAYOUT), described.limits)
 
 
-def composed(*records: Record, cpus: int = 4) -> dict[str, Any]:
-    loaded = yaml.safe_load(text(document(LAYOUT, records, cpus)))
+def composed(*records: Record, machine: Machine = FOUR) -> dict[str, Any]:
+    loaded = yaml.safe_load(text(document(LAYOUT, records, machine)))
     assert isinstance(loaded, dict)
     return loaded
 
@@ -105,7 +107,7 @@ def test_service_that_sees_the_host_is_on_its_network_and_mounts_its_kernel_read
     assert definition["network_mode"] == "host"
     assert not {"networks", "ports", "hostname"} & definition.keys()
     mounts = {mount["target"]: mount for mount in definition["volumes"]}
-    assert set(mounts) == {"/host/proc", "/host/sys/block", "/host/sys/class", "/host/sys/devices"}
+    assert set(mounts) == {"/host/sys/block", "/host/sys/class", "/host/sys/devices"}
     assert all(mount["read_only"] and not mount["bind"]["create_host_path"] for mount in mounts.values())
 
 
@@ -191,7 +193,14 @@ def test_document_has_one_network_and_says_whose_everything_is() -> None:
     label = {"io.icosfl.root": "/srv/icosfl/edge-01"}
 
     assert whole["name"] == "icosfl-1"
-    assert whole["networks"] == {"private": {"name": "icosfl-1", "driver": "bridge", "labels": label}}
+    assert whole["networks"] == {
+        "private": {
+            "name": "icosfl-1",
+            "driver": "bridge",
+            "driver_opts": {"com.docker.network.bridge.name": "br-icosfl-1"},
+            "labels": label,
+        }
+    }
     assert whole["services"]["data-clay"]["labels"] == {
         **label,
         "io.icosfl.service": "data_clay",
@@ -216,7 +225,7 @@ def test_services_wait_for_what_they_need_as_far_as_it_is_there_and_can_be_asked
 def test_text_says_who_wrote_it_and_lets_compose_put_no_variable_in() -> None:
     greedy = record(command=["/bin/sh", "-c", "echo $HOME ${PATH} $$"], environment={"GREETING": "cost: $5"})
 
-    written = text(document(LAYOUT, [greedy], 1))
+    written = text(document(LAYOUT, [greedy], FOUR))
 
     assert written.startswith("# Written by Ansible: changes are lost.\n")
     loaded = yaml.safe_load(written)["services"]["data-clay"]

@@ -15,7 +15,8 @@ from icosfl.errors import ConfigError, Unavailable
 from icosfl.fleet import engine
 from icosfl.fleet.compose import Image
 from icosfl.fleet.container_images import refuse_foreign_architecture, refuse_missing, unseen
-from icosfl.fleet.container_limits import compose_limits, lifted, update_words
+from icosfl.fleet.container_limits import Machine, compose_limits, lifted, update_words
+from icosfl.fleet.container_plan import machine_at
 from icosfl.fleet.container_records import ContainerLayout, Record
 from icosfl.fleet.containers import status_of
 from icosfl.fleet.files import Ownership
@@ -24,6 +25,7 @@ from icosfl.fleet.host_state import bring
 from icosfl.fleet.outcome import Outcome
 from icosfl.fleet.service import Limits, Service
 
+TWO = Machine(cpus=2)
 NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
 
@@ -95,19 +97,54 @@ def test_uptime_is_never_negative_and_settles_what_runs(seconds: int) -> None:
     ],
 )
 def test_limits_keep_within_what_docker_takes(limits: dict[str, int], keys: dict[str, Any]) -> None:
-    assert compose_limits(Limits(**limits), cpus=2) == keys
+    assert compose_limits(Limits(**limits), TWO) == {"cpu_shares": 1024, **keys}
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(1, 10), (10, 11), (50, 15), (100, 20), (1000, 109), (10_000, 1000)])
+def test_weight_of_input_and_output_survives_what_docker_makes_of_it(weight: int, expected: int) -> None:
+    unified = replace(TWO, unified=True)
+
+    assert compose_limits(Limits(io_weight=weight), unified)["blkio_config"] == {"weight": expected}
+    assert abs(1 + (expected - 10) * 9999 // 990 - weight) <= 5  # runc's way back
+    assert update_words(Limits(), Limits(io_weight=weight), unified) == ["--blkio-weight", str(expected)]
+
+
+def test_weight_that_the_kernel_does_not_take_is_left_out() -> None:
+    bare = Machine(cpus=2, unified=True, weighs_io=False)
+
+    assert compose_limits(Limits(io_weight=100, cpu_weight=20), bare) == {"cpu_shares": 204}
+    assert update_words(Limits(), Limits(io_weight=100), bare) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["blkio/tasks"], (False, True)),
+        (["cgroup.controllers", "system.slice/cpu.weight"], (True, False)),
+        (["cgroup.controllers", "system.slice/io.weight"], (True, True)),
+        (["cgroup.controllers", "system.slice/io.bfq.weight"], (True, True)),
+    ],
+)
+def test_control_groups_tell_what_they_can(files: list[str], expected: tuple[bool, bool], tmp_path: Path) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+
+    found = machine_at(tmp_path)
+
+    assert (found.unified, found.weighs_io) == expected
 
 
 def test_only_changed_limits_are_given_to_a_container_that_runs() -> None:
     before = Limits(memory_max_mb=100, cpu_quota_percent=50, cpu_weight=100, io_weight=100, tasks_max=10)
     after = Limits(memory_max_mb=200, cpu_quota_percent=50, cpu_weight=50, io_weight=20, tasks_max=20)
 
-    assert update_words(before, after, 2) == [
+    assert update_words(before, after, TWO) == [
         *("--memory", "200m", "--memory-swap", "200m", "--cpu-shares", "512", "--blkio-weight", "100"),
         *("--pids-limit", "24"),
     ]
-    assert update_words(before, before, 2) == []
-    assert update_words(Limits(), Limits(cpu_quota_percent=50), 2) == ["--cpus", "0.5"]
+    assert update_words(before, before, TWO) == []
+    assert update_words(Limits(), Limits(cpu_quota_percent=50), TWO) == ["--cpus", "0.5"]
 
 
 def test_a_limit_that_is_no_more_is_lifted_and_another_value_is_not() -> None:
