@@ -72,9 +72,9 @@ def test_newer_engines_guard_their_networks_themselves(api: tuple[int, ...], nee
 def test_unit_lays_the_rules_whenever_docker_starts_and_is_the_hosts_own() -> None:
     layout = UnitLayout.at("/srv/icosfl", "icosfl", "icosfl")
 
-    text = guard_of("icosfl", []).unit(
-        "/srv/icosfl", "/srv/icosfl/docker/guard.rules", "/sbin/ipt", "/sbin/ipt-restore"
-    )
+    rules, jump = "/srv/icosfl/docker/guard.rules", "DOCKER-USER -o br-icosfl ! -i br-icosfl -j icosfl-guard"
+
+    text = guard_of("icosfl", []).unit("/srv/icosfl", rules, "/sbin/ipt", "/sbin/ipt-restore")
 
     assert marked(text, layout)
     assert layout.guard == "icosfl-guard.service"
