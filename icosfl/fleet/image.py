@@ -23,7 +23,7 @@ from icosfl.fleet import bundle_archive, image_build, image_files, image_sbom
 from icosfl.fleet.bundle_archive import BundleRefused, Manifest
 from icosfl.fleet.bundle_plan import make_plan, own_target
 from icosfl.fleet.engine import Engine
-from icosfl.fleet.image_base import Base, Wish, known, prepared
+from icosfl.fleet.image_base import Base, Wish, known, lacking, prepared, remembered
 from icosfl.fleet.image_files import BuiltImage
 from icosfl.fleet.image_host import remove, unused
 from icosfl.fleet.image_manifest import REPOSITORY, ImageManifest, layers_of
@@ -65,7 +65,8 @@ def found(wanted: Wanted, engine: Engine) -> BuiltImage | None:
     """Return the image that is wanted if its archive is there.
 
     A control node whose docker does not answer, or that has the bundle no more, uses what was built before of that
-    release on the base of that name. Nothing is changed, the base is not pulled.
+    release on the base of that name. One that has the base no more, for images were pruned, uses what was built on it
+    just as it would be built now. Nothing is changed, the base is not pulled.
 
     Raises:
         UserError: The bundle is not rightly signed, or releases cannot lie in that directory.
@@ -74,8 +75,9 @@ def found(wanted: Wanted, engine: Engine) -> BuiltImage | None:
     if not wanted.bundle.exists():
         return image_files.built_before(wanted.output, wanted.release, wanted.base)
     try:
-        base = known(engine, _wish(wanted))
-        return image_files.there(wanted.output, _plan(wanted, base).name) if base else None
+        if base := known(engine, _wish(wanted)):
+            return image_files.there(wanted.output, _plan(wanted, base).name)
+        return None if engine.inspect("image", [wanted.base]) else _on_a_base_that_is_gone(wanted)
     except Unavailable:
         if before := image_files.built_before(wanted.output, wanted.release, wanted.base):
             return before
@@ -113,6 +115,15 @@ def ensure(wanted: Wanted, say: Callable[[str], None], *, fresh: bool = False) -
         built = _build(engine, plan, wanted, base, say, fresh=fresh)
         _forget_old(engine, wanted.output, plan.name)
         return built
+
+
+def _on_a_base_that_is_gone(wanted: Wanted) -> BuiltImage | None:
+    for built in image_files.built(wanted.output):
+        if (built.manifest.release, built.manifest.base) == (wanted.release, wanted.base):
+            base = remembered(wanted.output, built.manifest.base_id)
+            if base and not lacking(base, wanted.packages) and _plan(wanted, base).name == built.name:
+                return built
+    return None
 
 
 def _plan(wanted: Wanted, base: Base) -> ImagePlan:

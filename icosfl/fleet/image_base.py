@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from icosfl.errors import RunFailed, UserError
@@ -93,6 +93,15 @@ def prepared(engine: Engine, wish: Wish) -> Base:
     return base
 
 
+def remembered(output: Path, identity: str) -> Base | None:
+    """Return what a base was, by its id, whether or not the engine still has it; None when it was never looked at."""
+    try:
+        kept = Base(**json.loads(_note(output, identity).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return kept if kept.id == identity else None
+
+
 def last(text: str) -> str:
     """Return the last line of what docker said."""
     return (text.strip().splitlines() or ["nothing"])[-1]
@@ -137,19 +146,19 @@ def _look(engine: Engine, reference: str, output: Path) -> Base | None:
     if inspected is None:
         return None
     identity = str(inspected["Id"])
-    path = output / f"base-{identity.removeprefix('sha256:')[:12]}.json"
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["id"] == identity:
-            return Base(**{**kept, "reference": reference})
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if kept := remembered(output, identity):
+        return replace(kept, reference=reference)
     base = Base(reference, identity, int(inspected["Size"]), *_files(engine, reference))
     output.mkdir(parents=True, exist_ok=True)
+    path = _note(output, identity)
     new = path.with_name(f".making-{path.name}")
     new.write_text(json.dumps(asdict(base)), encoding="utf-8")
     new.replace(path)
     return base
+
+
+def _note(output: Path, identity: str) -> Path:
+    return output / f"base-{identity.removeprefix('sha256:')[:12]}.json"
 
 
 def _files(engine: Engine, base: str) -> tuple[str, str]:

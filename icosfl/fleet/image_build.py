@@ -22,7 +22,7 @@ from icosfl.fleet.image_plan import STAGE_LABEL, ImagePlan, build_command
 
 BUILD_SECONDS = 3600.0
 _BLOCK_BYTES = 16 << 20
-_LEVEL = 6
+_LEVEL = 4  # of 854 MB: 12 s and 259 MB; level 6 takes 30 s for 249 MB, level 1 8 s for 285 MB
 _OLD = "24h"
 _LAST_LINES = 15
 _MAIN = "from fleet.image_install import main\n\nmain()\n"
@@ -46,7 +46,10 @@ class Parts:
 
 
 def build(engine: Engine, plan: ImagePlan, parts: Parts, scratch: Path, *, fresh: bool = False) -> str:
-    """Build an image and return its id; nothing else of the build is left in the engine.
+    """Build an image and return its id.
+
+    The legacy builder leaves nothing else in the engine. BuildKit leaves its cache, which it bounds by itself and
+    `docker builder prune` empties.
 
     Args:
         engine: The control node's.

@@ -228,8 +228,11 @@ def remove(engine: Engine, images: Collection[str]) -> None:
 
 
 def _ours(engine: Engine) -> list[dict[str, Any]]:
-    said = engine.call("image", "ls", "--no-trunc", "--quiet", "--filter", f"label={RELEASE_LABEL}")
-    return engine.inspect("image", dict.fromkeys(said.split()))
+    # Docker 29 shows untagged images only with --all; with it the legacy builder's steps are shown, too.
+    said = engine.call("image", "ls", "--all", "--no-trunc", "--quiet", "--filter", f"label={RELEASE_LABEL}")
+    found = engine.inspect("image", dict.fromkeys(said.split()))
+    parents = {each.get("Parent") for each in found}
+    return [each for each in found if each.get("RepoTags") or each.get("RepoDigests") or each["Id"] not in parents]
 
 
 def _forget(engine: Engine, names: Sequence[str]) -> None:

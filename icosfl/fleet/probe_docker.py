@@ -53,10 +53,10 @@ def look_docker(wanted: Mapping[str, Any], at: str = _SOCKET, config: str = _CON
 
 
 def _containers(at: str, root: str) -> dict[str, Any]:
-    """Return the ports that our containers offer, and their ids; nothing where the engine does not say."""
+    """Return the ports that our containers offer, and the ids of all, ended ones, too; nothing without answer."""
     wanted = urllib.parse.quote(json.dumps({"label": [f"{ROOT_LABEL}={root}"]}))
     try:
-        ours = _get(at, f"/containers/json?filters={wanted}")
+        ours = _get(at, f"/containers/json?all=1&filters={wanted}")
     except (OSError, ValueError):
         return {}
     ports = {port["PublicPort"] for each in ours for port in each.get("Ports") or [] if port.get("PublicPort")}
@@ -64,20 +64,21 @@ def _containers(at: str, root: str) -> dict[str, Any]:
 
 
 def _engine(at: str) -> dict[str, Any]:
-    """Return what the engine says of itself; `error` is why it says nothing."""
-    found = {"engine": "", "api": "", "architecture": "", "storage": _STORAGE, "has_image": False, "error": ""}
+    """Return what the engine says of itself, with the mark that it was started with; `error` is why it says nothing."""
+    silent = {"engine": "", "api": "", "architecture": "", "storage": _STORAGE, "has_image": False, "running": ""}
     wanted = urllib.parse.quote(json.dumps({"label": [IMAGE_LABEL]}))
     try:
         version, info = _get(at, "/version"), _get(at, "/info")
         images = _get(at, f"/images/json?filters={wanted}")
     except (OSError, ValueError) as error:
-        return {**found, "error": f"{at}: {getattr(error, 'strerror', None) or error}"}
+        return {**silent, "error": f"{at}: {getattr(error, 'strerror', None) or error}"}
     return {
         "engine": version.get("Version", ""),
         "api": version.get("ApiVersion", ""),
         "architecture": version.get("Arch", ""),
         "storage": info.get("DockerRootDir") or _STORAGE,
         "has_image": bool(images),
+        "running": _mark(info.get("Labels")),
         "error": "",
     }
 
@@ -104,13 +105,18 @@ def _configured(path: str) -> dict[str, Any]:
     """Return whether the Engine has a configuration, and our mark in it; "" where it is not ours."""
     try:
         with open(path, encoding="utf-8") as file:  # noqa: PTH123
-            labels = json.load(file).get("labels") or []
+            labels = json.load(file).get("labels")
     except FileNotFoundError:
         return {"config": path, "is_configured": False, "mark": ""}
     except (OSError, ValueError, AttributeError):
         return {"config": path, "is_configured": True, "mark": ""}
-    marks = [label[len(ENGINE_LABEL) :] for label in labels if str(label).startswith(ENGINE_LABEL)]
-    return {"config": path, "is_configured": True, "mark": marks[0] if marks else ""}
+    return {"config": path, "is_configured": True, "mark": _mark(labels)}
+
+
+def _mark(labels: Any) -> str:
+    """Return our mark among an Engine's labels; "" where there is none."""
+    texts = [str(label) for label in labels or ()]
+    return next((text[len(ENGINE_LABEL) :] for text in texts if text.startswith(ENGINE_LABEL)), "")
 
 
 def _compose(docker: str) -> str:

@@ -156,6 +156,8 @@ def make_present(wanted: dict[str, Any], check: bool) -> dict[str, Any]:
     from icosfl.fleet.engine import Engine
 
     engine = Engine()
+    if check and not engine.answers():  # a rehearsal has installed and started none
+        return {"changed": True, "lacking": True, "fetched": [], "removed": [], "id": "", "reference": ""}
     image = image_host.WantedImage(**{**wanted["image"], "layers": tuple(wanted["image"]["layers"])})
     missing = image_host.missing(engine, wanted["pulled"])
     found = image_host.find(engine, image)

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]  # the first tes
 
 BARE, EQUIPPED = "control", "worker-1"
 CONFIG = "/etc/docker/daemon.json"
+CA = "/etc/docker/certs.d/reg.example.com:5000/ca.crt"
 THEIRS = '{"log-driver": "local", "labels": ["rack=7"]}\n'
 PLAYBOOK, CLEANUP = (f"molecule/docker_engine/{name}.yml" for name in ("converge", "cleanup"))
 
@@ -120,6 +121,46 @@ def test_another_setting_restarts_only_the_engine_that_is_ours(fleet: HostFleet,
 
     assert json.loads(fleet.read(BARE, CONFIG))["log-opts"]["max-size"] == "5m"
     assert (changed.counts(BARE)["failed"], changed.counts(EQUIPPED)["changed"]) == (0, 0)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The options that name a registry with a CA of its own."""
+    ca = tmp_path_factory.mktemp("registry") / "ca.crt"
+    ca.write_text("a certificate\n", encoding="utf-8")
+    return ["-e", "icosfl_registry=reg.example.com:5000/fleet", "-e", f"icosfl_registry_ca={ca}"]
+
+
+def test_a_run_that_was_cut_off_before_the_restart_is_completed_by_the_next(
+    fleet: HostFleet, installed: Ran, registry: list[str]
+) -> None:
+    asked = ["docker", "info", "--format", "{{json .Labels}}"]
+    cut_off = run(PLAYBOOK, fleet.inventory, *registry, "--skip-tags", "docker_engine_service")
+    mark = json.loads(fleet.read(BARE, CONFIG))["labels"]
+
+    assert cut_off.code == 0, cut_off.output
+    assert fleet.read(BARE, CA) == "a certificate\n"
+    assert json.loads(fleet.run(BARE, asked).stdout) != mark
+
+    completed, again = (run(PLAYBOOK, fleet.inventory, *registry) for _ in range(2))
+
+    assert json.loads(fleet.run(BARE, asked).stdout) == mark
+    assert [ran.counts(BARE)["changed"] for ran in (completed, again)] == [1, 0], completed.output + again.output
+
+
+def test_a_run_that_was_cut_off_before_docker_was_installed_is_completed_by_the_next(
+    fleet: HostFleet, installed: Ran, registry: list[str]
+) -> None:
+    run(PLAYBOOK, fleet.inventory, *registry)
+    fleet.run(BARE, ["systemctl", "stop", "docker.socket", "docker.service"])
+    fleet.run(BARE, ["dpkg", "--remove", "docker.io"])
+    fleet.run(BARE, ["rm", "-rf", "/etc/docker/certs.d"])  # the mark stays
+
+    ran = run(PLAYBOOK, fleet.inventory, *registry)
+
+    assert ran.code == 0, ran.output
+    assert fleet.run(BARE, ["docker", "info", "--format", "{{.LoggingDriver}}"]).stdout == "json-file\n"
+    assert fleet.read(BARE, CA) == "a certificate\n"
 
 
 def test_the_link_to_compose_goes_with_the_release(fleet: HostFleet, installed: Ran) -> None:

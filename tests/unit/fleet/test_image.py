@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from icosfl.errors import InputError, RunFailed, Unavailable, UserError
-from icosfl.fleet import image, image_base, image_files, image_host, image_registry
+from icosfl.fleet import bundle_archive, image, image_base, image_files, image_host, image_registry
 from icosfl.fleet.bundle_archive import FileFact, Manifest
 from icosfl.fleet.engine import Engine
 from icosfl.fleet.image_base import Base, Wish
@@ -82,7 +83,7 @@ class FakeEngine(Engine):
         super().__init__()
         self.images = list(images)
         self.used = set(used)
-        self.answers = answers
+        self.said_to = answers
         self.asked: list[tuple[str, ...]] = []
 
     def call(self, *words: str, seconds: float = 0, stdin: object = None) -> str:
@@ -91,7 +92,7 @@ class FakeEngine(Engine):
             return "\n".join(each["Id"] for each in self.images)
         if words[:2] == ("container", "ls"):
             return "c1\n" if words[-1].partition("=")[2] in self.used else ""
-        answer = self.answers.get(words[1] if words[0] == "image" else words[0], "")
+        answer = self.said_to.get(words[1] if words[0] == "image" else words[0], "")
         if isinstance(answer, Exception):
             raise answer
         return str(answer)
@@ -209,6 +210,41 @@ def test_the_oldest_images_go_first_and_none_that_a_container_is_made_of() -> No
     assert superfluous(FakeEngine(images), WANTED, 2) == ("sha256:2222", "sha256:0000")
     assert superfluous(FakeEngine(images, used=["sha256:2222"]), WANTED, 2) == ("sha256:0000",)
     assert superfluous(FakeEngine(images), WANTED, 9) == ()
+
+
+def test_an_image_that_lost_its_name_is_still_ours_and_the_steps_of_a_build_are_not_images() -> None:
+    engine = FakeEngine(
+        [
+            inspected("sha256:built", RepoTags=["icosfl:1-abc"], Parent="sha256:step-2"),
+            inspected("sha256:step-2", RepoTags=[], Parent="sha256:step-1"),
+            inspected("sha256:step-1", RepoTags=[], Parent="sha256:ba5e"),
+            inspected("sha256:built-before", RepoTags=[], Parent=""),
+            inspected("sha256:pulled", RepoTags=[], RepoDigests=["reg/icosfl@sha256:8"], Parent=""),
+        ]
+    )
+
+    assert image_host.ours(engine) == ("sha256:built", "sha256:built-before", "sha256:pulled")
+    assert "--all" in engine.asked[0]
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_rehearsal_on_a_host_that_is_to_get_docker_says_that_it_lacks_the_image(
+    check: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("container_image", PROJECT / "plugins/modules/container_image.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr("icosfl.fleet.engine._PATH", "/no/such/directory")
+    wanted = {"image": dataclasses.asdict(WANTED), "pulled": ["redis:7"], "keep": 2, "shipped": "", "pushed": ""}
+
+    if check:
+        told = module.make_present(wanted, check=True)
+        assert (told["changed"], told["lacking"], told["fetched"], told["removed"]) == (True, True, [], [])
+    else:
+        with pytest.raises(Unavailable, match="there is no docker command"):
+            module.make_present(wanted, check=False)
 
 
 def test_all_of_our_images_go_but_those_that_a_container_is_made_of() -> None:
@@ -397,6 +433,37 @@ class TestTheControlNode:
         assert image.found(wanted, FakeEngine()) == built
         with pytest.raises(Unavailable):
             image.found(dataclasses.replace(wanted, base="debian:13"), FakeEngine())
+
+    @pytest.fixture
+    def pruned(self, wanted: image.Wanted, built: BuiltImage, monkeypatch: pytest.MonkeyPatch) -> BuiltImage:
+        """What was built on a base that the engine has no more, and of the bundle that is there."""
+        monkeypatch.setattr(bundle_archive, "read_manifest", lambda *_, **__: BUNDLE)
+        wanted.bundle.touch()
+        made_of = digest(BUNDLE.sha256, IMAGE.base_id, wanted.install_dir, recipe(PROJECT))
+        manifest = dataclasses.replace(IMAGE, made_of=made_of, archive=f"1-abc-{made_of[:8]}.tar.gz")
+        kept = BuiltImage(wanted.output / manifest.archive, manifest)
+        kept.path.write_bytes(b"1234")
+        describe(kept)
+        base = Base("debian:12", IMAGE.base_id, 1, STATUS, "ID=debian")
+        (wanted.output / "base-ba5e.json").write_text(json.dumps(dataclasses.asdict(base)), encoding="utf-8")
+        return kept
+
+    def test_whose_base_was_pruned_uses_what_was_built_on_it(self, wanted: image.Wanted, pruned: BuiltImage) -> None:
+        assert image.found(wanted, FakeEngine()) == pruned
+        assert image.found(dataclasses.replace(wanted, packages=("zlib1g",)), FakeEngine()) == pruned
+
+    @pytest.mark.parametrize(
+        "change", [{"packages": ("libffi8",)}, {"install_dir": "/srv/icosfl"}, {"base": "debian:13"}]
+    )
+    def test_whose_base_was_pruned_builds_again_what_would_be_built_otherwise_now(
+        self, wanted: image.Wanted, pruned: BuiltImage, change: dict[str, Any]
+    ) -> None:
+        assert image.found(dataclasses.replace(wanted, **change), FakeEngine()) is None
+
+    def test_that_has_another_base_of_that_name_builds_again(self, wanted: image.Wanted, pruned: BuiltImage) -> None:
+        engine = FakeEngine([{"Id": "sha256:0ther", "Size": 1}])
+
+        assert image.found(wanted, engine) is None
 
     def test_pushes_an_image_once(self, built: BuiltImage, monkeypatch: pytest.MonkeyPatch) -> None:
         engine = FakeEngine([inspected("sha256:1111", RepoDigests=["reg:5000/fleet/icosfl@sha256:8"])])

@@ -20,9 +20,9 @@ WANTED = {"root": "/opt/icosfl/nodes/edge", "docker": PLUGIN}
 OURS = {"Id": "c0ffee", "Ports": [{"PrivatePort": 1, "PublicPort": 20379, "IP": "127.0.0.1"}, {"PrivatePort": 2}]}
 SAID: dict[str, Any] = {
     "/version": {"Version": "20.10.24+dfsg1", "ApiVersion": "1.41", "Arch": "amd64"},
-    "/info": {"DockerRootDir": "/srv/docker"},
+    "/info": {"DockerRootDir": "/srv/docker", "Labels": ["rack=7", "io.icosfl.engine=abc"]},
     '/images/json?filters={"label": ["io.icosfl.image"]}': [{"Id": "sha256:1"}],
-    '/containers/json?filters={"label": ["io.icosfl.root=/opt/icosfl/nodes/edge"]}': [OURS],
+    '/containers/json?all=1&filters={"label": ["io.icosfl.root=/opt/icosfl/nodes/edge"]}': [OURS],
 }
 
 
@@ -91,6 +91,7 @@ def test_what_the_engine_says_is_told(tmp_path: Path, programs: Path) -> None:
         "architecture": "amd64",
         "storage": "/srv/docker",
         "has_image": True,
+        "running": "abc",
         "error": "",
         "config": str(tmp_path / "daemon.json"),
         "is_configured": False,
