@@ -23,6 +23,7 @@ from icosfl.errors import ConfigError
 from icosfl.fleet.alive import PROBE_SECONDS
 from icosfl.fleet.container_limits import Machine, compose_limits
 from icosfl.fleet.container_records import (
+    BRIDGE_LABEL,
     DIGEST_LABEL,
     ROOT_LABEL,
     SERVICE_LABEL,
@@ -122,6 +123,8 @@ def definition_of(
         "volumes": [*_reads(service, missing), *_writes(service, layout)],
         **({"network_mode": "host"} if service.sees_host else _own_network(service)),
     }
+    if not service.sees_host:  # Compose makes another network when it changes, and all on it must be made anew
+        definition["labels"][BRIDGE_LABEL] = bridge_of(layout.prefix)
     for key, words in (("command", service.command), ("files", (*service.files, *service.reads, *service.writes))):
         if any(_CONTROL.search(word) for word in words):
             raise ConfigError(

@@ -18,6 +18,7 @@ from icosfl.fleet.service import Limits, Service
 ROOT_LABEL = "io.icosfl.root"
 SERVICE_LABEL = "io.icosfl.service"
 DIGEST_LABEL = "io.icosfl.digest"
+BRIDGE_LABEL = "io.icosfl.bridge"
 
 _ROOT = re.compile(r"/[\w./-]+")
 _PREFIX = re.compile(r"[a-z][a-z0-9-]{0,30}")

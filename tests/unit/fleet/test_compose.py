@@ -204,6 +204,7 @@ def test_document_has_one_network_and_says_whose_everything_is() -> None:
     assert whole["services"]["data-clay"]["labels"] == {
         **label,
         "io.icosfl.service": "data_clay",
+        "io.icosfl.bridge": "br-icosfl-1",
         "io.icosfl.digest": "d" * 32,
     }
 
