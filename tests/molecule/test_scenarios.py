@@ -92,7 +92,13 @@ def run(*arguments: str, state: Path) -> None:
         text=True,
     ) as process:
         said = list(_steps(process))
-    assert process.returncode == 0, "".join(said[-150:])
+    assert process.returncode == 0, "".join([*_failures(said), *said[-60:]])
+
+
+def _failures(said: list[str]) -> list[str]:
+    """What Ansible says where tasks failed: other hosts go on, and their tasks come after it."""
+    places = [place for place, line in enumerate(said) if line.startswith(("fatal:", "[ERROR]"))]
+    return [line for place in places for line in [*said[place : place + 15], "...\n"]]
 
 
 def _steps(process: subprocess.Popen[str]) -> Iterator[str]:
