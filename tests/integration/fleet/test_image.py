@@ -28,11 +28,13 @@ from icosfl.fleet.image_host import (
     check_host,
     find,
     load,
+    ours,
     pull,
     pull_by_name,
     reference,
     superfluous,
 )
+from icosfl.fleet.image_manifest import REPOSITORY as NAME
 from icosfl.fleet.image_registry import name_in, push
 from support.hosts import engine as engines
 from support.hosts.base_image import base_image
@@ -169,6 +171,8 @@ def test_a_build_leaves_nothing_of_its_own_in_the_engine(client: docker.DockerCl
     kept = client.images.list(filters={"label": "io.icosfl.stage", "dangling": True})
 
     assert [image for image in kept if RELEASE in str(image.attrs)] == []
+    own = [each for each in Engine().inspect("image", ours(Engine())) if RELEASE in str(each["Config"]["Labels"])]
+    assert [each["Id"] for each in own] == [built.manifest.image]  # without its steps, and though it lost its name
     assert [path.name for path in built.path.parent.glob(".*") if path.name != ".lock"] == []
 
 
@@ -310,6 +314,17 @@ class TestTheRole:
         assert all(built.manifest.image in ran.output for ran in (rehearsed, first, second))
         assert list(Path("~/.ansible/tmp").expanduser().glob("*/image.tar.gz")) == []
 
+    def test_in_a_rehearsal_says_what_a_host_without_an_engine_lacks(
+        self, deliver: Callable[..., Ran], built: BuiltImage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DOCKER_HOST", "unix:///no/such.sock")
+
+        rehearsed, refused = deliver("--check"), deliver()
+
+        assert (rehearsed.code, rehearsed.counts("node-1")["changed"]) == (0, 1), rehearsed.output
+        assert refused.code != 0
+        assert "the docker engine does not answer" in " ".join(refused.output.split())
+
     def test_brings_it_by_a_registry_and_says_the_digest_there(
         self, deliver: Callable[..., Ran], lacking: WantedImage, served: Registry
     ) -> None:
@@ -370,13 +385,13 @@ class TestARegistry:
         self, client: docker.DockerClient, built: BuiltImage, served: Registry
     ) -> None:
         pushed = push(built, served.address, again=True)
-        blob = served.blob(pushed.partition("@")[2])
-        honest = blob.read_bytes()
+        # Under a digest that was never pulled, for an engine may remember the manifests of those that were.
+        other = f"sha256:{hashlib.sha256(OWNER.encode()).hexdigest()}"
+        served.serve(NAME, other, served.blob(pushed.partition("@")[2]).read_bytes())
         forget(client, built)
-        blob.write_bytes(honest.replace(b'"schemaVersion"', b'"schemaversion"', 1))
 
-        with pytest.raises(RunFailed, match="cannot be pulled"):
-            pull(Engine(), asked(built), pushed)
+        with pytest.raises(RunFailed, match="cannot be pulled") as raised:
+            pull(Engine(), asked(built), f"{served.address}/{NAME}@{other}")
 
+        assert not isinstance(raised.value, UnknownToRegistry)  # it was served, and refused
         assert find(Engine(), asked(built)) is None
-        blob.write_bytes(honest)
