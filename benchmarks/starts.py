@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -87,8 +86,8 @@ def memory(fleet: HostFleet, host: str) -> list[str]:
     return sorted(fleet.run(host, shown).stdout.splitlines())
 
 
-def show(units: dict[str, float], containers: dict[str, float], images: list[dict[str, Any]], used: list[str]) -> None:
-    """Print the tables."""
+def show(units: dict[str, float], containers: dict[str, float], more: list[str]) -> None:
+    """Print the table, and what else was found."""
     console = Console(width=120)
     table = Table(box=None, title=f"start to healthy, load at the end {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
     for column in ("service", "unit s", "container s", "ratio"):
@@ -102,10 +101,8 @@ def show(units: dict[str, float], containers: dict[str, float], images: list[dic
             f"{container / unit:.2f}" if unit and container else "-",
         )
     console.print(table)
-    for image in images:
-        console.print(json.dumps(image), soft_wrap=True)
-    for line in used:
-        console.print(line)
+    for text in more:
+        console.print(text, soft_wrap=True)
 
 
 def main(times: int) -> None:
@@ -115,9 +112,9 @@ def main(times: int) -> None:
         try:
             fleet.up(["bookworm", "bookworm"], docker=["worker-1"])
             call("ansible-playbook", "site.yml", "-i", str(fleet.inventory))
-            images = json.loads(call("icosfl", "-i", str(fleet.inventory), "image", "--json"))
+            image = call("icosfl", "-i", str(fleet.inventory), "image")
             measured = [starts(fleet, "control", "systemd", times), starts(fleet, "worker-1", "docker", times)]
-            show(measured[0], measured[1], images if isinstance(images, list) else [images], memory(fleet, "worker-1"))
+            show(measured[0], measured[1], [image, *memory(fleet, "worker-1")])
         finally:
             fleet.down()
 
