@@ -72,19 +72,15 @@ def _grid(*columns: str) -> Table:
 
 def image_screen(images: Iterable[BuiltImage]) -> RenderableType:
     """The images that were built, and how much each takes: on a disk, and on its way to a host."""
-    table = _grid("image", "on", "base>", "release>", "image>", "archive>", "built in>", "")
+    parts: list[RenderableType] = []
     for image in images:
         each = image.manifest
-        table.add_row(
-            each.tag,
-            each.base,
-            *(size(count) for count in (each.base_size, each.size - each.base_size, each.size, each.archive_size)),
-            duration(each.built_seconds),
-            Text("new", style="green") if image.changed else Text(each.image[7:19], style="dim"),
-        )
-    return (
-        table if table.row_count else Text("no image is built; icosfl up builds it where hosts run services in Docker")
-    )
+        known = ("new", "green") if image.changed else (each.image[7:19], "dim")
+        table = _grid("base>", "release>", "image>", "archive>", "built in>")
+        sizes = (each.base_size, each.size - each.base_size, each.size, each.archive_size)
+        table.add_row(*map(size, sizes), duration(each.built_seconds))
+        parts += [Text.assemble((each.tag, "bold"), "  ", known), Text(f"on {each.base}"), table]
+    return Group(*parts) if parts else Text("no image is built; icosfl up builds it where hosts run services in Docker")
 
 
 def status_screen(status: FleetStatus) -> RenderableType:
