@@ -80,13 +80,24 @@ class Roster:
 def call(grid: BoundedGrid, question: Question, least: int, timeout: float) -> Roster:
     """Ask every node that is online, once `least` are; at most `timeout` seconds for them to come, and to answer.
 
+    The SuperLink holds a node whose connection broke for online for a while. Where too few take part because such a one
+    did not answer, all are asked once more, when it is back or after as long again.
+
     Raises:
         Unavailable: the SuperLink stays away.
     """
+    roster, unanswered = _ask(grid, question, least, timeout)
+    if len(roster.members) < least and unanswered:
+        roster, _ = _ask(grid, question, least, timeout)
+    return roster
+
+
+def _ask(grid: BoundedGrid, question: Question, least: int, timeout: float) -> tuple[Roster, bool]:
+    """Ask once; returns also whether a node was asked that gave no reply of its own."""
     nodes = grid.wait_for_nodes(least, timeout)
     messages = [Message(pack(question), node, MessageType.QUERY, group_id="query") for node in nodes]
     answers = pair(messages, grid.send_and_receive(messages, timeout=timeout), timeout)
-    return muster(answers, len(question.series))
+    return muster(answers, len(question.series)), any(isinstance(answer, NoReply) for answer in answers.values())
 
 
 def muster(answers: Mapping[int, RecordDict | NoReply], width: int) -> Roster:

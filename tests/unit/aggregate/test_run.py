@@ -291,6 +291,21 @@ def test_too_few_ready_nodes_end_the_run_with_each_ones_reason(controller: Contr
     assert [type(event) for event in controller.events("1")] == [Started, Failed]
 
 
+def test_a_node_that_did_not_answer_is_asked_once_more_where_too_few_did(controller: Controller) -> None:
+    worker, asked = controller.grid.nodes[12], list[Message]()
+
+    def late(message: Message) -> Any:
+        asked.append(message)
+        return worker(message) if len(asked) > 1 else None
+
+    controller.grid.nodes[12] = late
+
+    controller.run("1", num_server_rounds=1, min_nodes=2)
+
+    ready = controller.events("1")[1]
+    assert [candidate.host for candidate in ready.nodes] == ["worker-1", "worker-2"]
+
+
 def test_a_node_that_is_listed_but_gone_is_named_and_gets_no_model(controller: Controller) -> None:
     controller.grid.nodes[99] = lambda _: None
 
