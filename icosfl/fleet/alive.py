@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 
+LOOK_SECONDS = 30  # between two looks: each costs about a tenth of a processor second, for ever
 PATIENCE = 3  # looks
 PROBE_SECONDS = 5.0
 

@@ -20,7 +20,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from icosfl.errors import ConfigError
-from icosfl.fleet.alive import PROBE_SECONDS
+from icosfl.fleet.alive import LOOK_SECONDS, PATIENCE, PROBE_SECONDS
 from icosfl.fleet.container_limits import Machine, compose_limits
 from icosfl.fleet.container_records import (
     BRIDGE_LABEL,
@@ -33,10 +33,9 @@ from icosfl.fleet.container_records import (
 )
 from icosfl.fleet.guard import bridge_of
 from icosfl.fleet.service import HealthCheck, Service
+from icosfl.fleet.topology import address_of
 from icosfl.fleet.variables import variables
 
-# Between two looks of the health check, as of the watchdog of systemd: one costs about 0.1 s of processor time.
-LOOK_SECONDS = 30
 MACHINE = "/host"  # below it a service that sees the host finds the machine's own /sys
 
 _HEAD = "# Written by Ansible: changes are lost.\n"
@@ -236,7 +235,7 @@ def _health(service: Service, image: Image, there: Surroundings) -> dict[str, An
         "test": ["CMD", *test],
         "interval": f"{LOOK_SECONDS}s",
         "timeout": f"{_CHECK_SECONDS}s",
-        "retries": 3,
+        "retries": PATIENCE,
         "start_period": f"{math.ceil(check.timeout_seconds)}s",
     }
     if there.api >= _FIRST_WITH_START_INTERVAL:
@@ -257,9 +256,7 @@ def _test(service: Service, check: HealthCheck, image: Image, there: Surrounding
 
 
 def _own_network(service: Service) -> dict[str, Any]:
-    published = [
-        f"{_bracketed(at)}:{service.ports[name]}:{service.ports[name]}" for name, at in service.publish.items()
-    ]
+    published = [f"{address_of(at, service.ports[name])}:{service.ports[name]}" for name, at in service.publish.items()]
     return {
         "hostname": alias(service.name),
         "networks": {_NETWORK: {"aliases": [alias(service.name)]}},
@@ -296,10 +293,6 @@ def _volume(path: str, layout: ContainerLayout) -> str:
     if plain.replace("-", "/") != str(below) or not whole.is_relative_to(layout.root):
         plain = f"{plain}-{hashlib.sha256(str(whole).encode()).hexdigest()[:8]}"
     return f"{layout.prefix}-{plain}"
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 def _escaped(value: Any) -> Any:

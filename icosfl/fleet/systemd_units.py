@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from icosfl.errors import ConfigError
+from icosfl.fleet.alive import LOOK_SECONDS
 from icosfl.fleet.service import Limits, Service
 from icosfl.fleet.variables import variables
 
 UNITS = Path("/etc/systemd/system")
-LOOK_SECONDS = 30  # between two looks of the watchdog
 
 _FIRST_WITH_STEPS = 254  # systemd: RestartSteps
 _ROOT = re.compile(r"/[\w./-]+")

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from icosfl.errors import IcosflError, RunFailed
+from icosfl.fleet.alive import PATIENCE, PROBE_SECONDS
 from icosfl.fleet.guarded import locked, write
 from icosfl.fleet.health import probe
 from icosfl.fleet.process_status import Status
@@ -23,9 +24,6 @@ from icosfl.fleet.service import Service
 from icosfl.fleet.systemctl import Systemd
 from icosfl.fleet.systemd_units import UnitLayout
 from icosfl.logs import set_up_logging
-
-PATIENCE = 3  # looks
-PROBE_SECONDS = 5.0
 
 logger = logging.getLogger("icosfl.fleet.watchdog")  # not __main__, as which it runs
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from icosfl.errors import ConfigError
+from icosfl.fleet.alive import PATIENCE
 from icosfl.fleet.process_status import NOT_DEFINED
 from icosfl.fleet.service import HealthCheck, Limits, Service
 from icosfl.fleet.systemctl import status_of
 from icosfl.fleet.systemd_units import Record, UnitLayout, host_texts, marked, refuse_stranger, service_text
-from icosfl.fleet.watchdog import PATIENCE, Illness, judge
+from icosfl.fleet.watchdog import Illness, judge
 
 ROOT = "/opt/icosfl/nodes/edge-01"
 LAYOUT = UnitLayout.at(ROOT, "icosfl", "icosfl")
