@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from icosfl.fleet.engine import version_of
 
 Fault = tuple[str, str, str]
 """Key, what is wrong, and the cure."""
@@ -71,8 +72,3 @@ def _missing(release: str, wanted: WantedDocker) -> Iterator[Fault]:
     elif release not in wanted.distributions:
         message = f"it has no Docker Engine, and icosfl_docker_packages does not say how {release} gets it"
         yield "docker", message, f"install it there, or add its packages to icosfl_docker_packages['{release}']"
-
-
-def version_of(text: str) -> tuple[int, ...]:
-    """Return the numbers with which a version begins: (20, 10, 24) of "20.10.24+dfsg1"."""
-    return tuple(map(int, re.findall(r"\d+", re.split(r"[^\d.]", text, maxsplit=1)[0])))

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from icosfl.fleet.host_docker import Fault, WantedDocker, docker_faults, version_of
+from icosfl.fleet.engine import version_of
+from icosfl.fleet.host_docker import Fault, WantedDocker, docker_faults
 from icosfl.fleet.probe import MARK, NOT_WRITABLE
 from icosfl.fleet.topology import Problem
 from icosfl.fleet.unreachable import cause_of

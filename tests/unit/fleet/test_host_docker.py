@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from icosfl.fleet.host_docker import WantedDocker, docker_faults, version_of
+from icosfl.fleet.engine import version_of
+from icosfl.fleet.host_docker import WantedDocker, docker_faults
 from icosfl.fleet.host_facts import Asked, Place, Wanted, judge, program
 from icosfl.fleet.probe import MARK
 
