@@ -63,7 +63,7 @@ def wait_until_healthy(check: HealthCheck, status: Callable[[], Status]) -> Verd
         now = status()
         first_pid = first_pid or now.pid
         if not now.up or now.pid != first_pid:
-            return Verdict(now.reason or "it ended and was started again", ended=True)
+            return Verdict(now.reason or "and was started again", ended=True)
         reason = _ask(check, now, deadline)
         if not reason and status().pid == first_pid:
             return Verdict()

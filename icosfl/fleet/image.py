@@ -26,7 +26,7 @@ from icosfl.fleet.engine import Engine
 from icosfl.fleet.image_base import Base, Wish, known, lacking, prepared, remembered
 from icosfl.fleet.image_files import BuiltImage
 from icosfl.fleet.image_host import remove, unused
-from icosfl.fleet.image_manifest import REPOSITORY, ImageManifest, layers_of
+from icosfl.fleet.image_manifest import ImageManifest, layers_of
 from icosfl.fleet.image_plan import DOCKERFILE, ImagePlan, check_install_dir, digest, recipe
 
 KEPT = 2
@@ -159,14 +159,12 @@ def _build(  # noqa: PLR0913 (one step of ensure)
     parts = image_build.Parts(wanted.project / DOCKERFILE, wanted.bundle, bundle, recipe(wanted.project))
     say(f"building the image of {plan.release} on {plan.base} (a minute or two)")
     began = time.monotonic()
-    image = image_build.build(engine, plan, parts, wanted.output, fresh=fresh)
+    image_build.build(engine, plan, parts, wanted.output, fresh=fresh)
     seconds = round(time.monotonic() - began, 1)
-    tag = f"{REPOSITORY}:{plan.release}"
-    engine.call("image", "tag", image, tag)
     say(f"writing {plan.name}{image_files.ARCHIVE}")
     making = wanted.output / f".making-{plan.name}{image_files.ARCHIVE}"
     try:
-        image_build.save(engine, tag, making)
+        image_build.save(engine, plan.tag, making)
         manifest = replace(_describe(engine, plan, base, making), built_seconds=seconds)
         built = BuiltImage(wanted.output / manifest.archive, manifest, changed=True)
         _list_contents(built, bundle, base)
@@ -178,7 +176,7 @@ def _build(  # noqa: PLR0913 (one step of ensure)
 
 
 def _describe(engine: Engine, plan: ImagePlan, base: Base, archive: Path) -> ImageManifest:
-    (inspected,) = engine.inspect("image", [f"{REPOSITORY}:{plan.release}"])
+    (inspected,) = engine.inspect("image", [plan.tag])
     with archive.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return ImageManifest(

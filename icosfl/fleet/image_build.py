@@ -45,8 +45,8 @@ class Parts:
     recipe: Mapping[str, str]
 
 
-def build(engine: Engine, plan: ImagePlan, parts: Parts, scratch: Path, *, fresh: bool = False) -> str:
-    """Build an image and return its id.
+def build(engine: Engine, plan: ImagePlan, parts: Parts, scratch: Path, *, fresh: bool = False) -> None:
+    """Build an image under its tag.
 
     The legacy builder leaves nothing else in the engine. BuildKit leaves its cache, which it bounds by itself and
     `docker builder prune` empties.
@@ -65,7 +65,7 @@ def build(engine: Engine, plan: ImagePlan, parts: Parts, scratch: Path, *, fresh
     with _context(scratch, parts) as context:
         command = build_command(plan, parts.dockerfile, context, stage, fresh=fresh)
         try:
-            image = engine.call(*command, seconds=BUILD_SECONDS).split()[-1]
+            said = engine.call(*command, seconds=BUILD_SECONDS)
         except RunFailed as error:
             raise RunFailed(
                 f"the image of {plan.release} cannot be built on {plan.base}:\n{last(error.message)}",
@@ -73,12 +73,11 @@ def build(engine: Engine, plan: ImagePlan, parts: Parts, scratch: Path, *, fresh
             ) from error
         finally:
             forget_stages(engine, stage)
-    if not engine.inspect("image", [image]):
+    if not engine.inspect("image", [plan.tag]):
         raise RunFailed(
-            "docker built the image and keeps it in the builder",
+            f"docker built the image, said {said.strip()!r}, and has no {plan.tag}",
             cure="let docker build with the builder of its own engine: docker buildx use default",
         )
-    return image
 
 
 def forget_stages(engine: Engine, stage: str) -> None:

@@ -62,7 +62,7 @@ class ImageManifest:
     @property
     def tag(self) -> str:
         """The name that it has where it is loaded; identity is its digest."""
-        return f"{REPOSITORY}:{self.release}"
+        return tag_of(self.release)
 
 
 def dump(manifest: ImageManifest) -> str:
@@ -92,6 +92,11 @@ def read(path: Path) -> ImageManifest | None:
         return parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, InputError):
         return None
+
+
+def tag_of(release: str) -> str:
+    """Return what an engine calls the image of a release."""
+    return f"{REPOSITORY}:{release}"
 
 
 def layers_of(inspected: Mapping[str, Any]) -> tuple[str, ...]:

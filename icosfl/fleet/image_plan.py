@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from icosfl.errors import UserError
+from icosfl.fleet.image_manifest import tag_of
 
 DOCKERFILE = Path("images/Dockerfile")
 STAGE_LABEL = "io.icosfl.stage"
@@ -45,6 +46,11 @@ class ImagePlan:
     def name(self) -> str:
         """What its archive is called: a release may be built on several bases."""
         return f"{self.release}-{self.made_of[:8]}"
+
+    @property
+    def tag(self) -> str:
+        """What the control node's docker calls it from the moment it is built: none that cleans up takes it away."""
+        return tag_of(self.release)
 
 
 def digest(bundle_sha256: str, base_id: str, install_dir: str, recipe: Mapping[str, str]) -> str:
@@ -124,7 +130,7 @@ def build_command(plan: ImagePlan, dockerfile: Path, context: Path, stage: str, 
     """
     values = build_arguments(plan, stage).items()
     return (
-        *("build", "--quiet", "--force-rm", "--pull=false", "--file", str(dockerfile)),
+        *("build", "--quiet", "--force-rm", "--pull=false", "--file", str(dockerfile), "--tag", plan.tag),
         *(("--no-cache",) if fresh else ()),
         *(word for key, value in values for word in ("--build-arg", f"{key}={value}")),
         str(context),

@@ -136,6 +136,7 @@ def test_the_builder_is_told_all_that_the_dockerfile_asks_for(tmp_path: Path) ->
     assert given == asked
     assert "BASE=icosfl-base:1" in command
     assert "--no-cache" in command
+    assert ("--tag", "icosfl:1-abc") in pairwise(command)  # a `docker image prune` beside it must not take it away
     assert command[-1] == str(tmp_path)
 
 
