@@ -24,7 +24,8 @@ NODE_CONFIG_VARIABLE = "ICOSFL_NODE_CONFIG"
 _STRICT = ConfigDict(extra="forbid")
 
 LogLevel = Literal["debug", "info", "warning", "error"]
-_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Seconds = _Positive
 
 T = TypeVar("T")
 
@@ -135,6 +136,44 @@ class RuleConfig:
 
 
 @checked(frozen=True, config=_STRICT)
+class SpoolConfig:
+    """What the bridge has acknowledged and the store may still lose: records in files of `directory`.
+
+    Together they take at most `max_bytes`. `fsync` says when they are on the disk, and not only with the kernel:
+    before each acknowledgement (always), every `fsync_seconds` (interval), or when the kernel likes (never). They
+    outlive a killed bridge in any case; a machine that loses its power may lose those of the interval.
+    """
+
+    directory: Path
+    max_bytes: Annotated[int, Field(ge=1 << 20)]
+    fsync: Literal["always", "interval", "never"]
+    fsync_seconds: _Seconds
+
+
+@checked(frozen=True, config=_STRICT)
+class SenderLimits:
+    """How much one sender may send, and of how many senders the bridge keeps count.
+
+    A sender that was quiet may send `burst_seconds` worth at once.
+    """
+
+    requests_per_second: _Positive
+    points_per_second: _Positive
+    burst_seconds: _Seconds
+    senders: Annotated[int, Field(ge=1)]
+
+
+@checked(frozen=True, config=_STRICT)
+class BridgeTls:
+    """Where collectors of other hosts send, with client certificates that the authority signed; PEM files."""
+
+    listen: Endpoint
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+@checked(frozen=True, config=_STRICT)
 class BridgeConfig:
     """The OTLP bridge.
 
@@ -150,10 +189,13 @@ class BridgeConfig:
     retry_seconds: _Seconds
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     max_message_bytes: Annotated[int, Field(gt=0)]
+    spool: SpoolConfig
+    limits: SenderLimits
     store: StoreConfig
     series: tuple[SeriesConfig, ...]
     rules: tuple[RuleConfig, ...]
     log_level: LogLevel
+    tls: BridgeTls | None = None
 
 
 @checked(frozen=True, config=_STRICT)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import grpc
@@ -18,22 +17,39 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from pydantic import TypeAdapter
 
-from icosfl.config import BridgeConfig, Endpoint, RuleConfig, SeriesConfig, StoreConfig, schema_of
+from icosfl.config import (
+    BridgeConfig,
+    Endpoint,
+    RuleConfig,
+    SenderLimits,
+    SeriesConfig,
+    SpoolConfig,
+    StoreConfig,
+    schema_of,
+)
 from support.dataclay_stack import free_ports
 
 FACTS = yaml.safe_load((Path(__file__).parents[2] / "group_vars/all/metrics.yml").read_text(encoding="utf-8"))
 SERIES = TypeAdapter(tuple[SeriesConfig, ...]).validate_python(FACTS["icosfl_series"])
 RULES = TypeAdapter(tuple[RuleConfig, ...]).validate_python(FACTS["icosfl_bridge_rules"])
 SCHEMA = schema_of(SERIES)
+NO_LIMITS = SenderLimits(1e9, 1e12, 1.0, 100)
 
 
 def bridge_of(directory: Path, store: StoreConfig) -> tuple[Endpoint, list[str]]:
     """Where a bridge with this store listens once its command runs."""
     listen, pages = (Endpoint("127.0.0.1", port) for port in free_ports(2))
-    config = BridgeConfig(listen, pages, 0.5, 60, 0.2, 5, 4 * 2**20, store, SERIES, RULES, "info")
+    spool = SpoolConfig(directory / "spool", 64 * 2**20, "always", 1.0)
+    config = BridgeConfig(listen, pages, 0.5, 60, 0.2, 5, 4 * 2**20, spool, NO_LIMITS, store, SERIES, RULES, "info")
     path = directory / "bridge.toml"
-    path.write_text(tomli_w.dumps(asdict(config)), encoding="utf-8")
+    path.write_text(as_toml(config), encoding="utf-8")
     return listen, [sys.executable, "-m", "icosfl.bridge", "--config", str(path)]
+
+
+def as_toml(config: BridgeConfig) -> str:
+    """The configuration as the role renders it: without what is not set."""
+    plain = TypeAdapter(BridgeConfig).dump_python(config, mode="json", exclude_none=True)
+    return tomli_w.dumps(plain)
 
 
 @contextmanager
