@@ -1,7 +1,7 @@
 """Files that are there whole or not at all: written atomically, with a checksum and the generation before.
 
 A file is its content followed by a mark and the content's SHA-256, so a reader that knows where the content
-ends (as `pickle.load` does) can read it as it is.
+ends (as `pickle.load` does) can read it as it is. No function holds a whole file in memory: a window may be large.
 """
 
 from __future__ import annotations
@@ -9,27 +9,53 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 logger = logging.getLogger(__name__)
 
 _MARK = b"\nicosfl-sha256:"
 _TRAILER = len(_MARK) + hashlib.sha256().digest_size
+_CHUNK = 1 << 20
 
 
-def write(path: Path, content: bytes) -> None:
-    """Put `content` at `path`; what was there becomes the generation before.
+class Sink:
+    """What a writer of content writes to: a file, and the checksum of what went there."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sum = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        """Write all of `data`; returns its length."""
+        self._sum.update(data)
+        return self._file.write(data)
+
+    @property
+    def digest(self) -> bytes:
+        """The checksum of what was written until now."""
+        return self._sum.digest()
+
+
+def write(path: Path, dump: Callable[[Sink], None]) -> bool:
+    """Put what `dump` writes at `path`; what was there becomes the generation before.
+
+    Returns:
+        Whether something was there, so that there are two generations now.
 
     Raises:
         OSError: the file system refuses; what was there stays readable by `recover`.
     """
     fresh = _fresh_of(path)
     with fresh.open("wb") as file:
-        file.write(content)
-        file.write(_MARK + hashlib.sha256(content).digest())
+        sink = Sink(file)
+        dump(sink)
+        file.write(_MARK + sink.digest)
         file.flush()
         os.fsync(file.fileno())
-    if path.exists():
+    was_there = path.exists()
+    if was_there:
         path.replace(previous_of(path))
     fresh.replace(path)
     directory = os.open(path.parent, os.O_RDONLY)
@@ -37,6 +63,7 @@ def write(path: Path, content: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+    return was_there
 
 
 def recover(path: Path) -> bool:
@@ -63,6 +90,16 @@ def recover(path: Path) -> bool:
     return False
 
 
+def remove(path: Path) -> None:
+    """Delete all generations.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    for one in (path, _fresh_of(path), previous_of(path)):
+        one.unlink(missing_ok=True)
+
+
 def _fresh_of(path: Path) -> Path:
     """Where the next generation is written; a kill may leave it there, whole or not, but never an older one."""
     return path.with_name(f"{path.name}.new")
@@ -75,8 +112,16 @@ def previous_of(path: Path) -> Path:
 
 def _is_whole(path: Path) -> bool:
     try:
-        data = path.read_bytes()
+        file = path.open("rb")
     except FileNotFoundError:
         return False
-    content, mark, digest = data[:-_TRAILER], data[-_TRAILER : -_TRAILER + len(_MARK)], data[-_TRAILER + len(_MARK) :]
-    return mark == _MARK and hashlib.sha256(content).digest() == digest
+    with file:
+        left = os.fstat(file.fileno()).st_size - _TRAILER
+        found = hashlib.sha256()
+        while left > 0:
+            chunk = file.read(min(left, _CHUNK))
+            if not chunk:
+                return False  # it shrinks while it is read
+            found.update(chunk)
+            left -= len(chunk)
+        return file.read() == _MARK + found.digest()

@@ -78,6 +78,10 @@ class DataclayStore(SeriesStore):
         rows, capacity, oldest, newest, position = self._call("info")
         return StoreInfo(rows, capacity, oldest, newest, Position(*position))
 
+    def saved(self) -> Position:
+        """Return the position of the checkpoint before the newest."""
+        return Position(*self._call("saved"))
+
     def close(self) -> None:
         """Close the channels; calls in flight end."""
         self._closed.set()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import io
 import logging
+import pickle
 from pathlib import Path
-from uuid import UUID
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -17,10 +16,9 @@ from icosfl.store.quiet import quiet_dataclay
 
 with quiet_dataclay():
     from dataclay.data_manager import DataManager
-    from dataclay.exceptions import ObjectStorageError
+    from dataclay.exceptions import ObjectNotFound, ObjectStorageError
     from dataclay.lock_manager import lock_manager
     from dataclay.runtime import BackendRuntime
-    from dataclay.utils.serialization import DataClayPickler
 
     from icosfl.store.model import TimeSeriesData
 
@@ -32,6 +30,10 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
 
     dataClay's own writes an object only when it stops in peace, over the file that it had.
 
+    The event loop copies a window and goes on answering; pickling, hashing and writing the copy happen in a thread.
+    Every checkpoint keeps the generation before it. A window that did not change is written once more, so that both
+    generations hold all of it, and then no more.
+
     Args:
         directory: Where the objects' files lie.
         seconds: The time between two checkpoints.
@@ -41,8 +43,7 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
         super().__init__()
         self._directory = directory
         self._seconds = seconds
-        self._written: dict[UUID, bytes] = {}
-        self._files = asyncio.Lock()
+        self._files = asyncio.Lock()  # held while files are read or written, also by a thread
         self._task: asyncio.Task[None] | None = None
 
     def start_memory_monitor(self) -> None:
@@ -51,7 +52,7 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
         self._task = asyncio.get_running_loop().create_task(self._keep_checkpointing())
 
     def stop_memory_monitor(self) -> None:
-        """End what `start_memory_monitor` began."""
+        """End what `start_memory_monitor` began; a checkpoint under way is written to its end."""
         super().stop_memory_monitor()
         if self._task:
             self._task.cancel()
@@ -61,17 +62,29 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
 
         Raises:
             ObjectNotFound: there is none.
-            StoreUnavailable: the file system refuses.
+            StoreUnavailable: the file system refuses, or this release cannot read what is there.
         """
+        path = self._path(instance)
         async with self._files:
+            if instance._dc_is_loaded:
+                return
             try:
-                await asyncio.to_thread(checkpoint.recover, self._path(instance))
+                is_there = await asyncio.to_thread(checkpoint.recover, path)
             except OSError as error:
                 raise StoreUnavailable(
-                    f"{self._path(instance)} cannot be read: {error.strerror}",
+                    f"{path} cannot be read: {error.strerror}",
                     cure="mend the file system, then restart dataclay-backend",
                 ) from error
-            await super().load_object(instance)
+            try:
+                await super().load_object(instance)
+            except ObjectNotFound as error:
+                if is_there:  # its rows are not lost, so nobody may begin again without them
+                    raise StoreUnavailable(
+                        f"{path} is whole but cannot be loaded: {error.__cause__!r}",
+                        cure="go back to the release that wrote it, or move the file away to begin without rows",
+                    ) from error
+                raise
+            instance.note_checkpoint(instance.position, before_stays=False)
 
     async def unload_object(self, instance: TimeSeriesData, timeout: float = 0, force: bool = False) -> None:  # noqa: ARG002
         """Write an object and let go of it; arguments as in dataClay, which ignores them too.
@@ -79,50 +92,75 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
         Raises:
             ObjectStorageError: the file system refuses.
         """
-        object_id = instance._dc_meta.id
-        async with self._files, lock_manager.get_lock(object_id).writer_lock:
-            if not (instance._dc_is_local and instance._dc_is_loaded):
-                return
-            content = _pickled(instance)
-            if self._is_new(instance, content):
-                try:
-                    checkpoint.write(self._path(instance), content)
-                except OSError as error:
-                    logger.error("cannot write %s: %s", self._path(instance), error)  # noqa: TRY400  # it is no bug
-                    raise ObjectStorageError(object_id) from error
-            instance._clean_dc_properties()
-            instance._dc_is_loaded = False
+        await asyncio.shield(self._unload(instance))
+
+    async def remove_object(self, instance: TimeSeriesData) -> None:
+        """Let go of an object and delete its files.
+
+        Raises:
+            OSError: the file system refuses.
+        """
+        async with self._files:
             self.remove_hard_reference(instance)
+            instance._dc_is_loaded = False
+            await asyncio.to_thread(checkpoint.remove, self._path(instance))
 
     async def checkpoint_all(self) -> None:
-        """Write every changed window in memory; what cannot be written is logged, and tried again next time."""
-        for instance in list(self.loaded_objects.values()):
-            if not isinstance(instance, TimeSeriesData):
-                continue
-            async with self._files:
-                if not instance._dc_is_loaded:
-                    continue
-                content = _pickled(instance)
-                if not self._is_new(instance, content):
-                    continue
-                try:
-                    await asyncio.to_thread(checkpoint.write, self._path(instance), content)
-                except OSError as error:
-                    logger.error("cannot write %s: %s", self._path(instance), error)  # noqa: TRY400
-                else:
-                    self._written[instance._dc_meta.id] = _digest(content)
+        """Write every window in memory that changed; what cannot be written is logged, and tried again next time."""
+        for instance in self._windows():
+            await asyncio.shield(self._checkpoint(instance))
 
     async def _keep_checkpointing(self) -> None:
         while True:
             await asyncio.sleep(self._seconds)
             try:
-                await self.checkpoint_all()
+                for instance in self._windows():
+                    await asyncio.shield(self._checkpoint(instance, settle=True))
             except Exception:
                 logger.exception("a defect: a checkpoint failed, the next one is tried all the same")
 
-    def _is_new(self, instance: TimeSeriesData, content: bytes) -> bool:
-        written = self._written.get(instance._dc_meta.id) == _digest(content)
-        return not (written and self._path(instance).exists())
+    async def _checkpoint(self, instance: TimeSeriesData, *, settle: bool = False) -> None:
+        """Write a window if it changed, or also, to `settle` it, if only the newest generation has all of it."""
+        async with self._files:
+            if not instance._dc_is_loaded:
+                return
+            before, newest = instance.generations
+            if self._is_new(instance) or (settle and before != newest):
+                try:
+                    await self._write(instance)
+                except OSError as error:
+                    logger.error("cannot write %s: %s", self._path(instance), error)  # noqa: TRY400  # it is no bug
+
+    async def _unload(self, instance: TimeSeriesData) -> None:
+        object_id = instance._dc_meta.id
+        async with self._files, lock_manager.get_lock(object_id).writer_lock:
+            if not (instance._dc_is_local and instance._dc_is_loaded):
+                return
+            # From here on whoever calls the object loads it, and so waits for the lock: no row can come between.
+            instance._dc_is_loaded = False
+            self.remove_hard_reference(instance)
+            if self._is_new(instance):
+                try:
+                    await self._write(instance)
+                except OSError as error:
+                    instance._dc_is_loaded = True
+                    self.add_hard_reference(instance)
+                    logger.error("cannot write %s: %s", self._path(instance), error)  # noqa: TRY400
+                    raise ObjectStorageError(object_id) from error
+            instance._clean_dc_properties()
+
+    async def _write(self, instance: TimeSeriesData) -> None:
+        """Copy the window now, and write the copy in a thread; the caller holds `_files`."""
+        state, position = instance._dc_state, instance.position
+        before_stays = await asyncio.to_thread(_write, self._path(instance), state)
+        instance.note_checkpoint(position, before_stays=before_stays)
+
+    def _windows(self) -> list[TimeSeriesData]:
+        return [instance for instance in self.loaded_objects.values() if isinstance(instance, TimeSeriesData)]
+
+    def _is_new(self, instance: TimeSeriesData) -> bool:
+        """Whether the newest generation lacks something, or is gone."""
+        return instance.generations[1] != instance.position[1] or not self._path(instance).exists()
 
     def _path(self, instance: TimeSeriesData) -> Path:
         return self._directory / str(instance._dc_meta.id)
@@ -140,11 +178,6 @@ class DurableRuntime(BackendRuntime):  # type: ignore[misc]
             logger.warning("the backend stays registered, for Redis does not answer: %s", error)
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()
-
-
-def _pickled(instance: TimeSeriesData) -> bytes:
-    file = io.BytesIO()
-    DataClayPickler(file).dump(instance._dc_state)
-    return file.getvalue()
+def _write(path: Path, state: Any) -> bool:
+    """Write a state that nobody changes any more."""
+    return checkpoint.write(path, lambda sink: pickle.dump(state, sink, protocol=5))

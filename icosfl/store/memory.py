@@ -71,6 +71,12 @@ class MemoryStore(SeriesStore):
             ring = self._ring
             return StoreInfo(len(ring), ring.capacity, ring.oldest, ring.newest, self._position)
 
+    def saved(self) -> Position:
+        """Return the position: nothing outlives this process, so nothing is to be done again after its end."""
+        with self._changed:
+            self._check_open()
+            return self._position
+
     def close(self) -> None:
         """End waiting calls, and refuse further ones."""
         with self._changed:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -27,7 +26,7 @@ from icosfl.store.ring import Ring
 
 with quiet_dataclay():
     from dataclay import DataClayObject, activemethod
-    from dataclay.config import get_runtime, settings
+    from dataclay.config import get_runtime
     from dataclay.exceptions import ObjectNotFound
 
 logger = logging.getLogger(__name__)
@@ -76,6 +75,7 @@ class TimeSeriesData(DataClayObject):  # type: ignore[misc]  # dataClay has no t
         self._ring = Ring(capacity, len(names))
         self._sequence = 0
         self._epoch = uuid4().hex
+        self._generations = (-1, -1)  # this epoch's sequences in the checkpoint before the newest, and in the newest
 
     def __getstate__(self) -> dict[str, Any]:
         times, values = self._ring.read()
@@ -133,7 +133,7 @@ class TimeSeriesData(DataClayObject):  # type: ignore[misc]  # dataClay has no t
             logger.info("%s keeps %d rows from now on, not %d", alias, capacity, self._ring.capacity)
             self._ring.resize(capacity)
             self._move_on()
-        return self._epoch, self._sequence
+        return self.position
 
     @activemethod  # type: ignore[untyped-decorator]
     async def append(self, parcel: Parcel) -> tuple[str, int]:
@@ -148,21 +148,27 @@ class TimeSeriesData(DataClayObject):  # type: ignore[misc]  # dataClay has no t
         await self._load()
         if self._ring.append(parcel.times, parcel.values):
             self._move_on()
-        return self._epoch, self._sequence
+        return self.position
 
     @activemethod  # type: ignore[untyped-decorator]
     async def window(self, last: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.float64], tuple[str, int]]:
         """Read the newest `last` rows (None: all): times [n], values [n, k], position."""
         await self._load()
         times, values = self._ring.read(last)
-        return times, values, (self._epoch, self._sequence)
+        return times, values, self.position
 
     @activemethod  # type: ignore[untyped-decorator]
     async def info(self) -> tuple[int, int, int | None, int | None, tuple[str, int]]:
         """Tell rows, capacity, oldest and newest time in ns, position."""
         await self._load()
         ring = self._ring
-        return len(ring), ring.capacity, ring.oldest, ring.newest, (self._epoch, self._sequence)
+        return len(ring), ring.capacity, ring.oldest, ring.newest, self.position
+
+    @activemethod  # type: ignore[untyped-decorator]
+    async def saved(self) -> tuple[str, int]:
+        """Tell the position in the checkpoint before the newest: a kill and a damaged newest one leave it."""
+        await self._load()
+        return self._epoch, self._generations[0]
 
     @activemethod  # type: ignore[untyped-decorator]
     async def wait(self, after: tuple[str, int], seconds: float) -> tuple[str, int] | None:
@@ -172,7 +178,7 @@ class TimeSeriesData(DataClayObject):  # type: ignore[misc]  # dataClay has no t
             The position, or None when nothing came.
         """
         await self._load()
-        if (self._epoch, self._sequence) == tuple(after):
+        if self.position == tuple(after):
             woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.add(woken)
             try:
@@ -181,15 +187,35 @@ class TimeSeriesData(DataClayObject):  # type: ignore[misc]  # dataClay has no t
                 return None
             finally:
                 self._waiters.discard(woken)
-        return self._epoch, self._sequence
+        return self.position
 
     @activemethod  # type: ignore[untyped-decorator]
     async def dispose(self) -> None:
-        """Remove the object, its metadata and its file; the alias, if it has one, stays."""
+        """Remove the object, its metadata and its files; the alias, if it has one, stays."""
         runtime = get_runtime()
-        runtime.data_manager.remove_hard_reference(self)
+        await runtime.data_manager.remove_object(self)
         await runtime.metadata_service.delete_object(self._dc_meta.id)
-        Path(settings.storage_path, str(self._dc_meta.id)).unlink(missing_ok=True)
+
+    @property
+    def position(self) -> tuple[str, int]:
+        """The epoch and the sequence."""
+        return self._epoch, self._sequence
+
+    @property
+    def generations(self) -> tuple[int, int]:
+        """The sequences of the checkpoint before the newest and of the newest; -1 for none in this epoch."""
+        return self._generations
+
+    def note_checkpoint(self, position: tuple[str, int], *, before_stays: bool) -> None:
+        """Take down that a checkpoint of `position` is the newest on disk now.
+
+        Args:
+            position: Of another epoch it is left out.
+            before_stays: Whether the newest one until now is on disk, too.
+        """
+        epoch, sequence = position
+        if epoch == self._epoch:
+            self._generations = (self._generations[1] if before_stays else -1, sequence)
 
     @property
     def _waiters(self) -> set[asyncio.Future[None]]:

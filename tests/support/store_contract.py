@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,6 +34,15 @@ def soon(action: Callable[..., object], *arguments: object) -> Iterator[None]:
     timer.start()
     yield
     timer.join()
+
+
+def saved_up_to(store: SeriesStore, position: Position, seconds: float = 30) -> Position:
+    """Wait until a store has saved a position of its epoch; return what it has saved then."""
+    end = time.monotonic() + seconds
+    while (saved := store.saved()).sequence < position.sequence or saved.epoch != position.epoch:
+        assert time.monotonic() < end, f"{saved} is saved, not {position}"
+        time.sleep(0.02)
+    return saved
 
 
 class StoreContract:
@@ -134,6 +144,14 @@ class StoreContract:
             list(pool.map(lambda time: store.append(rows(time)), [5, 4, 3, 2, 1]))
 
         assert store.window().rows.times.tolist() == [1, 2, 3, 4, 5]
+
+    def test_what_was_stored_is_saved_after_a_while_and_not_before_it_is_stored(self, store: SeriesStore) -> None:
+        before = store.saved()
+        stored = store.append(rows(10))
+
+        assert before.epoch == stored.epoch
+        assert before.sequence < stored.sequence
+        assert saved_up_to(store, stored) == stored
 
     def test_a_closed_store_refuses_calls_and_may_be_closed_again(self, store: SeriesStore) -> None:
         store.close()

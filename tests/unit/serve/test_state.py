@@ -69,6 +69,10 @@ class Faulty(SeriesStore):
         self._pass()
         return self.inner.info()
 
+    def saved(self) -> Position:
+        self._pass()
+        return self.inner.saved()
+
     def close(self) -> None:
         self.inner.close()
 
