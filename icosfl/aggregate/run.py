@@ -146,7 +146,7 @@ class _Run:
 
     def _own_rows(self) -> Rows | None:
         try:
-            with open_store(self._node.store, schema_of(self._node.series)) as store:
+            with open_store(self._node.store, schema_of(self._node.series), read_only=True) as store:
                 return store.window().rows
         except StoreUnavailable as error:
             logger.warning("the model will not be evaluated here: %s", error)

@@ -32,7 +32,7 @@ def serve(config: ForecastConfig) -> None:
     """
     node = config.node
     with listen(config.listen) as door:
-        keeper = Keeper(config, lambda: open_store(node.store, schema_of(node.series)))
+        keeper = Keeper(config, lambda: open_store(node.store, schema_of(node.series), read_only=True))
         server = uvicorn.Server(
             uvicorn.Config(
                 build_app(keeper, config.refresh_seconds),

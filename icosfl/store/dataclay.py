@@ -134,7 +134,4 @@ class DataclayStore(SeriesStore):
                 self._link = None
 
     def _unavailable(self, reason: LinkLost) -> StoreUnavailable:
-        return StoreUnavailable(
-            f"the store {self._config.alias} is not available: {reason}",
-            cure="see which of redis, dataclay-metadata and dataclay-backend is down: icosfl status",
-        )
+        return StoreUnavailable(f"the store {self._config.alias} is not available: {reason}", cure=reason.cure)

@@ -42,6 +42,14 @@ CHANNEL_OPTIONS = (
 class LinkLost(Exception):
     """The service or the object is not where it was: another attempt may help."""
 
+    cure = "see which of redis, dataclay-metadata and dataclay-backend is down: icosfl status"
+
+
+class NoWindow(LinkLost):
+    """Nobody has made the object yet."""
+
+    cure = "start the bridge, which makes it: icosfl status shows whether it runs"
+
 
 class _DoesNotExist(LinkLost):
     """The metadata service knows no such key."""
@@ -140,11 +148,12 @@ class Directory:
         """Find the object by its alias, or make it unless `read_only`, and make it ready for `schema`.
 
         Raises:
-            LinkLost: a service does not answer, or the object or its backend is not registered.
+            LinkLost: a service does not answer, or the backend is not registered.
+            NoWindow: there is no such object, and it may not be made.
             SchemaMismatch: the object keeps other series.
         """
         config = self._config
-        object_id, backend_id = self._look_up() if read_only else self._find(schema)
+        object_id, backend_id = self._present() if read_only else self._find(schema)
         link = self._link(object_id, backend_id)
         capacity = None if read_only else config.capacity_rows
         link.call("attach", config.alias, schema.names, schema.units, capacity, timeout=self._time_left())
@@ -158,6 +167,13 @@ class Directory:
         """
         object_id, backend_id = self._look_up()
         return Link(object_id, backend_id, self._channels, proxy, self._config)
+
+    def _present(self) -> tuple[str, str]:
+        """The ids of an object that others make, and of its backend."""
+        try:
+            return self._look_up()
+        except _DoesNotExist as error:
+            raise NoWindow(f"it does not exist yet ({error})") from error
 
     def _find(self, schema: Schema) -> tuple[str, str]:
         """The ids of the object and of its backend."""

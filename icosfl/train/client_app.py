@@ -113,5 +113,5 @@ def _settings(context: Context) -> TrainSettings:
 
 
 def _rows(node: NodeConfig) -> Rows:
-    with open_store(node.store, schema_of(node.series)) as store:
+    with open_store(node.store, schema_of(node.series), read_only=True) as store:
         return store.window().rows

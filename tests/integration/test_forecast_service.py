@@ -101,6 +101,18 @@ def test_a_store_that_is_not_there_is_a_reason_and_blocks_neither_pages_nor_the_
         assert service.stop() == 0
 
 
+def test_a_service_that_is_there_before_the_window_makes_none_says_so_and_finds_it_later(
+    dataclay_stack: DataclayStack, tmp_path: Path
+) -> None:
+    config = dataclay_stack.store_config("forecast_before_the_window", capacity=600, deadline_seconds=2.0)
+    with running_forecast(tmp_path, config, SERIES) as service:
+        service.until(read_readiness, lambda answer: "does not exist yet" in " ".join(answer.reasons))
+
+        with open_store(config, SCHEMA) as store:
+            store.append(rows_up_to(time.time_ns() // SECOND * SECOND, ROWS))
+            service.until(read_readiness, lambda answer: answer.store is not None and answer.store.rows == ROWS)
+
+
 def test_rows_in_dataclay_and_a_model_make_forecasts_near_the_truth(
     dataclay_stack: DataclayStack, tmp_path: Path
 ) -> None:

@@ -90,7 +90,8 @@ class Controller:
 
 @pytest.fixture
 def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Controller:
-    def open_filled(_: Any, schema: Any) -> MemoryStore:
+    def open_filled(_: Any, schema: Any, *, read_only: bool) -> MemoryStore:
+        assert read_only
         store = MemoryStore(schema, 1000)
         store.append(made_up.rows(200, seed=9))
         return store
@@ -413,7 +414,7 @@ def test_a_host_that_takes_the_model_twice_counts_once(controller: Controller) -
 def test_a_controller_without_a_store_skips_its_evaluation_and_says_so(
     controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> Any:
+    def refuse(*_: Any, **__: Any) -> Any:
         raise StoreUnavailable("the store does not answer")
 
     monkeypatch.setattr(runs, "open_store", refuse)
@@ -426,7 +427,7 @@ def test_a_controller_without_a_store_skips_its_evaluation_and_says_so(
 def test_a_controller_with_too_few_rows_skips_its_evaluation_and_says_so(
     controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "open_store", lambda _, schema: MemoryStore(schema, 10))
+    monkeypatch.setattr(runs, "open_store", lambda _, schema, **__: MemoryStore(schema, 10))
 
     controller.run("1", num_server_rounds=1)
 

@@ -40,7 +40,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeConfig:
 
 
 def fill(monkeypatch: pytest.MonkeyPatch, rows: Rows) -> None:
-    def open_filled(_: Any, schema: Any) -> MemoryStore:
+    def open_filled(_: Any, schema: Any, *, read_only: bool) -> MemoryStore:
+        assert read_only
         store = MemoryStore(schema, 1000)
         store.append(rows)
         return store
@@ -126,7 +127,7 @@ def test_a_node_that_measures_otherwise_refuses_and_says_what(question: Question
 
 @pytest.mark.usefixtures("config")
 def test_a_node_whose_store_does_not_answer_refuses_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def down(*_: Any) -> Any:
+    def down(*_: Any, **__: Any) -> Any:
         raise StoreUnavailable("the store does not answer", cure="start it")
 
     monkeypatch.setattr(client_app, "open_store", down)
