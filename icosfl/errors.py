@@ -10,7 +10,9 @@
     │   ├── SchemaMismatch      series, units or shapes that do not belong together
     │   └── CheckpointError     a model file that is damaged or of another kind
     ├── Unavailable             a service that does not answer in time
-    │   └── StoreUnavailable    the object store
+    │   ├── StoreUnavailable    the object store
+    │   ├── SpoolFull           the bridge's spool has no room
+    │   └── SpoolFailed         the disk refuses what the bridge's spool wants of it
     └── RunFailed               a federated run, a playbook or a service that ended badly
 
 Every error carries `cure`, one sentence that says what to do, and its class carries the process exit code.
@@ -99,6 +101,18 @@ class StoreUnavailable(Unavailable):
     """The object store does not answer, or lost the object."""
 
     exit_code = 21
+
+
+class SpoolFull(Unavailable):
+    """The bridge's spool, or its disk, has no room for more."""
+
+    exit_code = 22
+
+
+class SpoolFailed(Unavailable):
+    """The disk refuses what the bridge's spool wants of it."""
+
+    exit_code = 23
 
 
 class RunFailed(IcosflError):

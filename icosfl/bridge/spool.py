@@ -1,0 +1,399 @@
+"""The bridge's write-ahead log: rows that it has acknowledged, on disk until the store keeps them through a kill.
+
+Appends of many threads share one write and one fsync: each leaves its rows with the pending ones and queues for the
+right to commit; the one that gets it commits all that are pending, and the others find theirs done.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Condition, Lock
+from typing import Literal
+
+from icosfl.bridge import spool_format
+from icosfl.bridge.spool_format import Found
+from icosfl.bridge.spool_recovery import recover
+from icosfl.bridge.spool_segment import Segment, paths_in
+from icosfl.errors import RunFailed, SpoolFailed, SpoolFull, Unavailable
+from icosfl.schema import Rows, Schema
+from icosfl.store.memory import check_width
+
+logger = logging.getLogger(__name__)
+
+_SEGMENT_BYTES = 4 << 20
+_WORTH_ROTATING = 32 << 10
+_PROBE_BYTES = 4096
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolLimits:
+    """How much the spool holds, and when it is on the disk and not only with the kernel.
+
+    Args:
+        max_bytes: What all its files may take.
+        fsync: Before each append returns, after `fsync_seconds`, or when the kernel likes.
+        fsync_seconds: The longest time that rows are with the kernel only, for `interval`.
+    """
+
+    max_bytes: int
+    fsync: Literal["always", "interval", "never"]
+    fsync_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Rows that were appended together, and their number: greater than those of all appended before."""
+
+    number: int
+    rows: Rows
+
+
+class _Append:
+    """An append on its way: `number` once it is committed, `error` once it is known not to be."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = len(rows)
+        self.time = int(rows.times[0])
+        self.payload = spool_format.payload_of(rows)
+        self.size = spool_format.size_of(self.payload)
+        self.number: int | None = None
+        self.error: Unavailable | None = None
+
+
+class Spool:
+    """Rows in numbered records on disk, in the order of appending; thread-safe.
+
+    What `append` has returned for outlives a kill of the process, and a power cut as far as the limits' `fsync` says.
+    A file whose disk reported an error is written no more: the next append begins another.
+
+    Args:
+        directory: Where its files lie. One process at a time may use it.
+        schema: The series of its rows. Records of another schema that are found there are read by name and unit.
+        limits: How much it holds, and when it is on the disk.
+
+    Raises:
+        RunFailed: the directory cannot be used, or another process uses it.
+    """
+
+    def __init__(self, directory: Path, schema: Schema, limits: SpoolLimits) -> None:
+        self._directory = directory
+        self._schema = schema
+        self._limits = limits
+        self._segment_bytes = min(_SEGMENT_BYTES, limits.max_bytes // 8)
+        self._committing = Lock()  # held while files are written, made and removed; taken before _files
+        self._files = (
+            Condition()
+        )  # held while the list of files, an index or what is pending changes, and while reading
+        self._pending: list[_Append] = []
+        self._segments: list[Segment] = []
+        self._closed = False
+        self._trouble = ""
+        self._needs = 0  # so many bytes of room end the trouble; 0 while there is none or it is another
+        self._unsynced = False
+        self._synced_at = time.monotonic()
+        self.damaged = 0
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(directory, os.O_RDONLY)
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
+            self._open()
+        except OSError as error:
+            self._let_go()
+            raise self._unusable(error) from error
+        except RunFailed:
+            self._let_go()
+            raise
+
+    def _open(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunFailed(
+                f"spool: another process uses {self._directory}",
+                cure="stop the other bridge, or give this one another directory",
+            ) from error
+        if not os.access(self._directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        for path in paths_in(self._directory):
+            recovered = recover(path, self._schema)
+            self._segments.append(recovered.segment)
+            self.damaged += recovered.damaged
+        self.last = max((segment.last for segment in self._segments), default=0)
+        oldest = next((segment.oldest for segment in self._segments if segment.oldest is not None), self.last + 1)
+        self.forgotten = oldest - 1
+        if not self._segments:
+            try:
+                self._add_segment()
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                self._note_trouble(self._refusal(error))
+        if self.records:
+            logger.info("%s: %d records are there from before", self._directory, self.records)
+
+    def _unusable(self, error: OSError) -> RunFailed:
+        return RunFailed(
+            f"spool: {error.filename or self._directory}: {error.strerror}",
+            cure="make the directory and its files readable and writable for this user",
+        )
+
+    @property
+    def bytes(self) -> int:
+        """What its files take."""
+        with self._files:
+            return sum(segment.end for segment in self._segments)
+
+    @property
+    def records(self) -> int:
+        """How many records it has that are not forgotten."""
+        with self._files:
+            return sum(segment.records_after(self.forgotten) for segment in self._segments)
+
+    @property
+    def oldest_time(self) -> int | None:
+        """The time, in ns since the epoch, of the oldest record that is not forgotten; None when there is none."""
+        with self._files:
+            times = (segment.time_after(self.forgotten) for segment in self._segments)
+            return next((time for time in times if time is not None), None)
+
+    @property
+    def trouble(self) -> str:
+        """Why it takes no records; empty while it does."""
+        return self._trouble
+
+    def append(self, rows: Rows) -> int:
+        """Take rows and return their record's number once they are as durable as the limits say.
+
+        Raises:
+            SpoolFull: there is no room; nothing of the rows stays.
+            SpoolFailed: the disk refuses, or the spool is closed; nothing of the rows stays.
+            SchemaMismatch: the rows' width is not the schema's.
+        """
+        check_width(rows, self._schema)
+        if not len(rows):
+            return self.last
+        mine = _Append(rows)
+        with self._files:
+            self._pending.append(mine)
+        with self._committing:
+            if mine.number is None and mine.error is None:
+                self._commit()
+        if mine.number is None:
+            raise mine.error or SpoolFailed(f"spool: {self._directory}: a write was broken off")
+        return mine.number
+
+    def _commit(self) -> None:
+        """Write all that is pending, as far as there is room, and tell each append what became of it."""
+        with self._files:
+            taken, self._pending = self._pending, []
+        fits = self._that_fit(taken)
+        if not fits:
+            return
+        try:
+            segment, records = self._write(fits)
+        except OSError as error:
+            for append in fits:
+                append.error = self._refusal(error)
+            self._note_trouble(self._refusal(error))
+            return
+        with self._files:
+            segment.note(records)
+            self.last = records[-1].number
+            self._files.notify_all()
+        for append, record in zip(fits, records, strict=True):
+            append.number = record.number
+        if len(fits) == len(taken):
+            self._note_trouble(None)
+
+    def _that_fit(self, taken: list[_Append]) -> list[_Append]:
+        fits = []
+        room = self._limits.max_bytes - self.bytes - len(spool_format.header_of(self._schema))
+        for append in taken:
+            if self._closed:
+                append.error = SpoolFailed(f"spool: {self._directory} is closed")
+            elif append.size <= room:
+                fits.append(append)
+                room -= append.size
+            else:
+                append.error = SpoolFull(
+                    f"spool: {self._directory} has no room for {append.size} bytes within {self._limits.max_bytes}",
+                    cure="see why the store takes nothing: icosfl status; or raise max_bytes of icosfl_spool",
+                )
+                self._note_trouble(append.error, append.size)
+        return fits
+
+    def _write(self, appends: list[_Append]) -> tuple[Segment, list[Found]]:
+        """Write records to the newest file, or to a new one; raises `OSError`, and then nothing of them stays."""
+        segment = self._segments[-1] if self._segments else None
+        if segment is None or not self._may_grow(segment):
+            segment = self._add_segment()
+        records: list[Found] = []
+        encoded: list[bytes] = []
+        start = segment.end
+        for number, append in enumerate(appends, self.last + 1):
+            records.append(Found(number, start, start + append.size, append.rows, append.time))
+            encoded.append(segment.record(number, append.payload))
+            start += append.size
+        due = self._limits.fsync == "always" or self._is_due()
+        self._unsynced = True
+        segment.write(b"".join(encoded), sync=due)
+        if due:
+            self._unsynced, self._synced_at = False, time.monotonic()
+        return segment, records
+
+    def _may_grow(self, segment: Segment) -> bool:
+        return segment.trusted and segment.schema == self._schema and segment.end < self._segment_bytes
+
+    def _add_segment(self) -> Segment:
+        self._sync()
+        segment = Segment.create(self._directory, self.last + 1, self._schema)
+        with self._files:
+            replaced = [old for old in self._segments if old.path == segment.path]  # it had no record
+            self._segments = [old for old in self._segments if old.path != segment.path] + [segment]
+        for old in replaced:
+            old.close()
+        return segment
+
+    def _is_due(self) -> bool:
+        return self._limits.fsync == "interval" and time.monotonic() - self._synced_at >= self._limits.fsync_seconds
+
+    def _sync(self) -> None:
+        """Have on the disk what may still be with the kernel, if the limits want it there at all."""
+        if not self._unsynced or self._limits.fsync == "never":
+            return
+        self._unsynced, self._synced_at = False, time.monotonic()
+        try:
+            self._segments[-1].sync()
+        except OSError:
+            logger.exception("%s: records of the last seconds may not outlive a power cut", self._directory)
+
+    def _refusal(self, error: OSError) -> Unavailable:
+        text = f"spool: {self._directory}: {error.strerror}"
+        if error.errno in _NO_ROOM:
+            return SpoolFull(text, cure="make room on its disk")
+        return SpoolFailed(text, cure="see whether its disk is whole and mounted for writing")
+
+    def _note_trouble(self, error: Unavailable | None, needs: int = 0) -> None:
+        trouble = str(error) if error else ""
+        if trouble and not self._trouble:
+            logger.error("no records are taken: %s", trouble)
+        elif self._trouble and not trouble:
+            logger.info("%s: records are taken again", self._directory)
+        self._trouble, self._needs = trouble, needs
+
+    def read(self, after: int, max_rows: int) -> tuple[Record, ...]:
+        """Committed records with numbers > `after` that are not forgotten, in order, of about `max_rows` rows together.
+
+        At least one if there is one. A record that cannot be read any more has no rows.
+
+        Raises:
+            SpoolFailed: the disk refuses.
+        """
+        with self._files:
+            after = max(after, self.forgotten)
+            segment = next((each for each in self._segments if each.records_after(after)), None)
+            if segment is None:
+                return ()
+            try:
+                data, numbers = segment.chunk(after, max_rows)
+            except OSError as error:
+                raise SpoolFailed(
+                    f"spool: {segment.path}: {error.strerror}", cure="see whether its disk is whole"
+                ) from error
+        found = {record.number: record for record in segment.scan(data).found}
+        if len(found) < len(numbers):
+            self.damaged += 1
+            logger.error("%s is damaged: %d records cannot be read", segment.path, len(numbers) - len(found))
+        return tuple(Record(number, _rows(segment, data, found.get(number), self._schema)) for number in numbers)
+
+    def wait(self, after: int, timeout: float) -> bool:
+        """Block until a record > `after` is committed, at most `timeout` seconds, less when it is closed.
+
+        When none comes it uses the pause for what is due: an fsync, a look whether the disk has room again.
+
+        Returns:
+            Whether there is one.
+        """
+        with self._files:
+            came = self._files.wait_for(lambda: self._closed or self._has(after), timeout)
+            if came:
+                return self._has(after)
+        with self._committing:
+            self._tend()
+        return False
+
+    def _has(self, after: int) -> bool:
+        return any(segment.records_after(max(after, self.forgotten)) for segment in self._segments)
+
+    def _tend(self) -> None:
+        if self._closed:
+            return
+        if self._is_due():
+            self._sync()
+        if self._trouble and not self._needs:
+            try:
+                segment = self._segments[-1] if self._segments else None
+                if segment is None or not self._may_grow(segment):
+                    segment = self._add_segment()
+                segment.probe(_PROBE_BYTES)
+            except OSError:
+                return
+            self._note_trouble(None)
+
+    def forget(self, upto: int) -> None:
+        """Let go of the records with numbers <= `upto`: they are safe elsewhere.
+
+        Their files go once all records of a file are forgotten; until then a restart brings them back.
+        """
+        with self._committing, self._files:
+            if self._closed:
+                return
+            self.forgotten = max(self.forgotten, min(upto, self.last))
+            try:
+                self._free()
+            except OSError as error:
+                logger.warning("%s: forgotten records cannot be removed: %s", self._directory, error)
+            if self._needs and self.bytes + self._needs <= self._limits.max_bytes:
+                self._note_trouble(None)
+
+    def _free(self) -> None:
+        while len(self._segments) > 1 and self._segments[0].last <= self.forgotten:
+            self._segments.pop(0).remove()
+        newest = self._segments[-1] if self._segments else None
+        worth = min(_WORTH_ROTATING, self._segment_bytes // 2)
+        if newest is not None and newest.last <= self.forgotten and newest.end > worth:
+            newest.begin_anew(self.last + 1)
+
+    def close(self) -> None:
+        """Let go of the directory; appends that come later fail, and who waits returns."""
+        with self._committing:
+            if self._closed:
+                return
+            if self._segments:
+                self._sync()
+            with self._files:
+                self._closed = True
+                self._let_go()
+                self._files.notify_all()
+
+    def _let_go(self) -> None:
+        for segment in self._segments:
+            segment.close()
+        self._segments = []
+        os.close(self._lock)
+
+
+def _rows(segment: Segment, data: bytes, record: Found | None, schema: Schema) -> Rows:
+    if record is None:
+        return Rows.empty(len(schema))
+    rows = spool_format.rows_at(data, record, len(segment.schema))
+    return spool_format.placed(rows, segment.schema, schema)
