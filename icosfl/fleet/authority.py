@@ -1,7 +1,7 @@
 """The CA's directory on the control node: its key, its certificate, and copies of what it signed.
 
 `ca.key` (0600) is copied nowhere and may be encrypted with `ansible-vault encrypt`. `ca.crt` is what every host trusts.
-`issued/HOST.SERVICE.crt` are for `icosfl doctor` and for whoever looks.
+`issued/HOST.SERVICE.crt` and `clients/NAME.crt` are for `icosfl doctor` and for whoever looks.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from icosfl.errors import ConfigError
 from icosfl.fleet import pki
 from icosfl.fleet.keys import private_key
 
-KEY, CERTIFICATE, ISSUED = "ca.key", "ca.crt", "issued"
+KEY, CERTIFICATE, ISSUED, CLIENTS = "ca.key", "ca.crt", "issued", "clients"
 VAULTED = "$ANSIBLE_VAULT"
 
 Read = Callable[[Path], str]
@@ -27,11 +27,12 @@ Read = Callable[[Path], str]
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """A certificate that the control node knows: of whom, and how many days it still holds."""
+    """A certificate that the control node knows: of whom, how many days it still holds, and who renews it."""
 
     name: str
     days_left: float
     ages: bool
+    of_client: bool = False
 
 
 def read_text(file: Path) -> str:
@@ -82,25 +83,35 @@ def open_authority(directory: Path, name: str, now: datetime, read: Read = read_
             return pki.Authority(certificate(directory), read(key))
         made = pki.make_authority(name, now, private_key(read(key)) if key.exists() else None)
         if not key.exists():
-            _write(key, made.key, 0o600)
-        _write(signed, made.certificate, 0o644)
+            write(key, made.key, 0o600)
+        write(signed, made.certificate, 0o644)
         return made
 
 
 def note_issued(directory: Path, host: str, service: str, signed: str) -> None:
-    """Keep a copy of a certificate that was issued.
+    """Keep a copy of a certificate that was issued to a host's service.
 
     Raises:
         ConfigError: it cannot be written.
     """
-    with _locked(directory):
-        _write(directory / ISSUED / f"{host}.{service}.crt", signed, 0o644)
+    _note(directory, directory / ISSUED / f"{host}.{service}.crt", signed)
 
 
-def forget(directory: Path, host: str) -> None:
-    """Drop the copies of a host that left."""
-    for file in (directory / ISSUED).glob(f"{host}.*.crt"):
-        file.unlink(missing_ok=True)
+def note_client(directory: Path, name: str, signed: str) -> None:
+    """Keep a copy of a certificate that was issued to a client.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    _note(directory, directory / CLIENTS / f"{name}.crt", signed)
+
+
+def forget_others(directory: Path, host: str, services: Collection[str]) -> None:
+    """Drop the copies of those services of a host that have no certificate any more: nobody will renew them."""
+    for file in (directory / ISSUED).glob("*.crt"):
+        owner, _, service = file.stem.rpartition(".")
+        if owner == host and service not in services:
+            file.unlink(missing_ok=True)
 
 
 def expiries(directory: Path, now: datetime) -> tuple[Expiry, ...]:
@@ -109,11 +120,20 @@ def expiries(directory: Path, now: datetime) -> tuple[Expiry, ...]:
     Raises:
         ConfigError: one cannot be read.
     """
-    files = {"the CA": directory / CERTIFICATE} if (directory / CERTIFICATE).exists() else {}
-    files |= {file.stem: file for file in (directory / ISSUED).glob("*.crt")}
-    read = {name: pki.read_certificate(read_text(file)) for name, file in files.items()}
-    found = [Expiry(name, says.days_left(now), says.ages(now)) for name, says in read.items()]
+    files = {file: file.stem for folder in (ISSUED, CLIENTS) for file in (directory / folder).glob("*.crt")}
+    if (directory / CERTIFICATE).exists():
+        files[directory / CERTIFICATE] = "the CA"
+    read = {file: pki.read_certificate(read_text(file)) for file in files}
+    found = [
+        Expiry(files[file], says.days_left(now), says.ages(now), file.parent.name == CLIENTS)
+        for file, says in read.items()
+    ]
     return tuple(sorted(found, key=lambda each: each.days_left))
+
+
+def _note(directory: Path, file: Path, signed: str) -> None:
+    with _locked(directory):
+        write(file, signed, 0o644)
 
 
 @contextlib.contextmanager
@@ -127,9 +147,13 @@ def _locked(directory: Path) -> Iterator[None]:
         raise ConfigError(f"{directory} cannot be written: {error}", cure="set icosfl_pki_dir") from error
 
 
-def _write(file: Path, text: str, mode: int) -> None:
-    """Write a file whole or not at all, never readable to others before it has its mode."""
-    file.parent.mkdir(mode=0o700, exist_ok=True)
+def write(file: Path, text: str, mode: int) -> None:
+    """Write a file whole or not at all, never readable to others before it has its mode.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     number, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(number, "w", encoding="utf-8") as stream:

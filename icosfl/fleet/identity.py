@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,8 +24,8 @@ class Wanted:
         directory: Where everything lies.
         user: The system user who reads it; "" for whoever runs this.
         name: The host's, for the request.
-        tls_key: The file of the service's key; "" for none.
-        certificate: The file of the certificate for that key; "" for none.
+        tls_keys: The files of the keys of services that serve TLS, by service.
+        certificates: The files of the certificates for those keys, by service.
         node_keys: The files of the SuperNodes' keys, in their order.
         secrets: The files of secrets between processes of this host.
     """
@@ -33,8 +33,8 @@ class Wanted:
     directory: Path
     user: str
     name: str
-    tls_key: str = ""
-    certificate: str = ""
+    tls_keys: Mapping[str, str] = field(default_factory=dict)
+    certificates: Mapping[str, str] = field(default_factory=dict)
     node_keys: Sequence[str] = ()
     secrets: Sequence[str] = ()
 
@@ -45,14 +45,14 @@ class Identity:
 
     Args:
         made: Files that were made now, or would be.
-        request: The request for a certificate of the service's key; "" without one.
-        certificate: The present certificate; "" without one.
+        requests: The requests for certificates of the services' keys, by service.
+        certificates: The present certificates, by service; "" where there is none.
         public_keys: The public halves of the SuperNodes' keys, as PEM.
     """
 
     made: list[str] = field(default_factory=list)
-    request: str = ""
-    certificate: str = ""
+    requests: dict[str, str] = field(default_factory=dict)
+    certificates: dict[str, str] = field(default_factory=dict)
     public_keys: list[str] = field(default_factory=list)
 
 
@@ -75,11 +75,12 @@ def establish(wanted: Wanted, *, dry: bool = False) -> Identity:
         for name in wanted.node_keys:
             key = _text(wanted, name, keys.make_node_key, found, dry=dry)
             found.public_keys += [keys.node_public_key(key)] if key else []
-        if wanted.tls_key:
-            key = _text(wanted, wanted.tls_key, keys.make_key, found, dry=dry)
-            found.request = keys.make_request(key, wanted.name) if key else ""
-        if wanted.certificate and Path(wanted.certificate).exists():
-            found.certificate = Path(wanted.certificate).read_text(encoding="utf-8")
+        for service, name in wanted.tls_keys.items():
+            key = _text(wanted, name, keys.make_key, found, dry=dry)
+            found.requests[service] = keys.make_request(key, wanted.name) if key else ""
+        for service, name in wanted.certificates.items():
+            file = Path(name)
+            found.certificates[service] = file.read_text(encoding="utf-8") if file.exists() else ""
     except LookupError as error:
         raise ConfigError(
             f"the user {wanted.user} is missing", cure="run site.yml without --tags: it makes it"

@@ -79,7 +79,7 @@ def make_authority(name: str, now: datetime, key: ec.EllipticCurvePrivateKey | N
 
 
 def sign(authority: Authority, request: str, names: Sequence[str], days: float, now: datetime) -> str:
-    """Sign a request for a TLS server; never beyond the CA's own end.
+    """Sign a request for a TLS server, which the certificate makes no client; never beyond the CA's own end.
 
     Args:
         authority: The CA.
@@ -91,26 +91,17 @@ def sign(authority: Authority, request: str, names: Sequence[str], days: float, 
     Raises:
         ConfigError: the request is none, its signature is not its key's, or the CA's files do not belong together.
     """
-    asked = _request(request)
-    signer, key = _certificate(authority.certificate), private_key(authority.key)
-    if signer.public_key() != key.public_key():
-        raise ConfigError("the CA's key is not that of its certificate", cure="restore both from the same backup")
-    ends = min(now + timedelta(days=days), signer.not_valid_after_utc)
-    if ends <= now:
-        raise ConfigError("the CA's certificate is over", cure="remove its directory, and run site.yml for all hosts")
-    public = asked.public_key()
-    if not isinstance(public, ec.EllipticCurvePublicKey):
-        raise ConfigError("a request's key is not of an elliptic curve", cure=ANEW)
-    certificate = (
-        _builder(asked.subject, signer.subject, public, now, ends)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([_general(name) for name in sorted(set(names))]), critical=False)
-        .add_extension(_identifier(signer), critical=False)
-        .sign(key, hashes.SHA384())
-    )
-    return _pem(certificate)
+    held = x509.SubjectAlternativeName([_general(name) for name in sorted(set(names))])
+    return _signed(authority, request, [x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), held], days, now)
+
+
+def sign_client(authority: Authority, request: str, days: float, now: datetime) -> str:
+    """Sign a request for a TLS client, which the certificate makes no server; it is known by its common name.
+
+    Raises:
+        ConfigError: as for `sign`.
+    """
+    return _signed(authority, request, [x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])], days, now)
 
 
 def read_certificate(pem: str) -> Certificate:
@@ -157,6 +148,28 @@ def reason_to_sign(present: str, request: str, authority: Authority | str, names
         f"{left:.0f} days are left" if left > 0 else "it is over": says.ages(now),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _signed(authority: Authority, request: str, uses: Sequence[x509.ExtensionType], days: float, now: datetime) -> str:
+    asked = _request(request)
+    signer, key = _certificate(authority.certificate), private_key(authority.key)
+    if signer.public_key() != key.public_key():
+        raise ConfigError("the CA's key is not that of its certificate", cure="restore both from the same backup")
+    ends = min(now + timedelta(days=days), signer.not_valid_after_utc)
+    if ends <= now:
+        raise ConfigError("the CA's certificate is over", cure="remove its directory, and run site.yml for all hosts")
+    public = asked.public_key()
+    if not isinstance(public, ec.EllipticCurvePublicKey):
+        raise ConfigError("a request's key is not of an elliptic curve", cure=ANEW)
+    certificate = (
+        _builder(asked.subject, signer.subject, public, now, ends)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(_identifier(signer), critical=False)
+    )
+    for extension in uses:
+        certificate = certificate.add_extension(extension, critical=False)
+    return _pem(certificate.sign(key, hashes.SHA384()))
 
 
 def _builder(

@@ -16,6 +16,7 @@ __all__ = [
     "CHOICES",
     "HostSpec",
     "find_problems",
+    "unfit_otlp_listen",
     "unfit_parts",
     "unfit_source",
     "unknown_choices",
@@ -86,6 +87,18 @@ def unfit_source(host: str, runtime: str, source: str) -> list[Problem]:
     if runtime != "docker" or source == "bundle":
         return []
     return [Problem(host, "icosfl_python_source", f"is {source}, and containers are made of a release", "use bundle")]
+
+
+def unfit_otlp_listen(host: str, listen: str) -> list[Problem]:
+    """Return what is wrong with where a host's bridge listens for other hosts: a name may turn into loopback."""
+    try:
+        ipaddress.ip_address(listen or "0.0.0.0")  # noqa: S104 (nothing listens here)
+    except ValueError:
+        message = f"{listen!r} is no IP address"
+        return [
+            Problem(host, "icosfl_otlp_listen", message, "give an address of the host, 0.0.0.0 for all, or nothing")
+        ]
+    return []
 
 
 def unfit_parts(host: str, pins: Mapping[str, object], names: Iterable[str], machine: str) -> list[Problem]:

@@ -16,7 +16,7 @@ CERTIFICATE_LATER = "(made when it is signed)\n"
 
 
 class ActionModule(ActionBase):
-    """Signs a host's request unless its present certificate will do; returns the CA's certificate in any case."""
+    """Signs the requests of a host's services whose present certificates will not do; returns the CA's in any case."""
 
     TRANSFERS_FILES = False
     _requires_connection = False
@@ -30,11 +30,10 @@ class ActionModule(ActionBase):
                 "directory": {"type": "path", "required": True},
                 "authority": {"type": "str", "required": True},
                 "host": {"type": "str", "required": True},
-                "service": {"type": "str", "default": ""},
-                "names": {"type": "list", "elements": "str", "default": []},
+                "services": {"type": "dict", "default": {}},
                 "days": {"type": "float", "required": True},
-                "request": {"type": "str", "default": ""},
-                "present": {"type": "str", "default": ""},
+                "requests": {"type": "dict", "default": {}},
+                "present": {"type": "dict", "default": {}},
                 "renew": {"type": "bool", "default": False},
             }
         )
@@ -46,26 +45,36 @@ class ActionModule(ActionBase):
     def _certificates(self, given: dict[str, Any]) -> dict[str, Any]:
         directory, now = Path(given["directory"]), datetime.now(UTC)
         trusted = authority.certificate(directory)
-        if self._task.check_mode and not trusted:
-            return self._answer(True, CERTIFICATE_LATER, CERTIFICATE_LATER, "there is no CA yet")
         made = not trusted
+        if made and self._task.check_mode:
+            later = dict.fromkeys(given["services"], CERTIFICATE_LATER)
+            return self._answer(True, CERTIFICATE_LATER, later, dict.fromkeys(later, "there is no CA yet"))
         if made:
             trusted = authority.open_authority(directory, given["authority"], now, self._read).certificate
-        if not given["service"]:
-            return self._answer(made, trusted, "", "")
-        if not given["request"]:  # check mode, and the host has no key yet
-            return self._answer(True, trusted, CERTIFICATE_LATER, "there is none yet")
-        names = pki.names_of(given["host"], *given["names"])
-        reason = pki.reason_to_sign(given["present"], given["request"], trusted, names, now)
+        if not self._task.check_mode:
+            authority.forget_others(directory, given["host"], given["services"])
+        certificates, reasons = {}, {}
+        for service in given["services"]:
+            certificates[service], reasons[service] = self._certificate(given, service, trusted, now)
+        return self._answer(made or any(reasons.values()), trusted, certificates, reasons)
+
+    def _certificate(self, given: dict[str, Any], service: str, trusted: str, now: datetime) -> tuple[str, str]:
+        """The certificate that a service shall have, and why it was signed; "" when the present one will do."""
+        directory, present = Path(given["directory"]), given["present"].get(service, "")
+        request = given["requests"].get(service, "")
+        if not request:  # check mode, and the host has no key yet
+            return CERTIFICATE_LATER, "there is none yet"
+        names = pki.names_of(given["host"], *given["services"][service])
+        reason = pki.reason_to_sign(present, request, trusted, names, now)
         reason = reason or ("it was asked for" if given["renew"] else "")
         if not reason:
-            return self._answer(made, trusted, given["present"], "")
+            return present, ""
         if self._task.check_mode:
-            return self._answer(True, trusted, CERTIFICATE_LATER, reason)
+            return CERTIFICATE_LATER, reason
         signer = authority.open_authority(directory, given["authority"], now, self._read)
-        signed = pki.sign(signer, given["request"], names, given["days"], now)
-        authority.note_issued(directory, given["host"], given["service"], signed)
-        return self._answer(True, trusted, signed, reason)
+        signed = pki.sign(signer, request, names, given["days"], now)
+        authority.note_issued(directory, given["host"], service, signed)
+        return signed, reason
 
     def _read(self, file: Path) -> str:
         """The CA's key, decrypted when it is encrypted and the vault's password was given."""
@@ -77,5 +86,5 @@ class ActionModule(ActionBase):
             ) from error
 
     @staticmethod
-    def _answer(changed: bool, trusted: str, certificate: str, reason: str) -> dict[str, Any]:
-        return {"changed": changed, "authority": trusted, "certificate": certificate, "reason": reason}
+    def _answer(changed: bool, trusted: str, certificates: dict[str, str], reasons: dict[str, str]) -> dict[str, Any]:
+        return {"changed": changed, "authority": trusted, "certificates": certificates, "reasons": reasons}

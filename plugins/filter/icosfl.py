@@ -106,6 +106,7 @@ def inventory_problems(
             unset = problems.unset_variables(str(name), [each for each in NEEDED if each not in values])
             specs += [] if unset else [_spec(name, values)]
             found += _bad_programs(str(name), values)
+            found += problems.unfit_otlp_listen(str(name), str(values.get("icosfl_otlp_listen", "")))
             if str(values.get("icosfl_runtime")) == "docker":
                 found += problems.unfit_source(str(name), "docker", str(values["icosfl_python_source"]))
         except AnsibleError as error:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: certificate
-short_description: Sign a host's request for a certificate with the fleet's CA
+short_description: Sign a host's requests for certificates with the fleet's CA
 description:
   - Runs on the control node without a connection. The CA is made when it is first asked for; its key never leaves the
     control node and may be encrypted with ansible-vault.
-  - Signs when there is no certificate, when the host's key, the CA or the names changed, when less than a third of the
+  - Signs when a service has no certificate, when its key, the CA or the names changed, when less than a third of the
     time is left, or when O(renew) says so. Else the present certificate is returned.
   - In check mode nothing is made or signed.
 options:
@@ -25,27 +25,24 @@ options:
     description: The host's name in the inventory.
     type: str
     required: true
-  service:
-    description: The service that serves TLS; empty for a host that only needs the CA's certificate.
-    type: str
-    default: ""
-  names:
-    description: Further host names and addresses at which clients call the service, beside the host's and loopback.
-    type: list
-    elements: str
-    default: []
+  services:
+    description:
+      - The services that serve TLS, and for each the further host names and addresses at which clients call it, beside
+        the host's and loopback. Empty for a host that only needs the CA's certificate.
+    type: dict
+    default: {}
   days:
     description: How long a certificate holds.
     type: float
     required: true
-  request:
-    description: The host's request.
-    type: str
-    default: ""
+  requests:
+    description: The host's requests, by service.
+    type: dict
+    default: {}
   present:
-    description: The certificate that the host has.
-    type: str
-    default: ""
+    description: The certificates that the host has, by service.
+    type: dict
+    default: {}
   renew:
     description: Whether to sign in any case.
     type: bool
@@ -59,10 +56,10 @@ EXAMPLES = r"""
     directory: /home/operator/.icosfl/pki
     authority: icosfl
     host: hub.example.com
-    service: superlink
+    services: { superlink: [192.0.2.10] }
     days: 30
-    request: "{{ ansible_facts.identity.request }}"
-    present: "{{ ansible_facts.identity.certificate }}"
+    requests: "{{ ansible_facts.identity.requests }}"
+    present: "{{ ansible_facts.identity.certificates }}"
 """
 
 RETURN = r"""
@@ -70,12 +67,12 @@ authority:
   description: The CA's certificate.
   returned: success
   type: str
-certificate:
-  description: The certificate that the host shall have.
+certificates:
+  description: The certificates that the host shall have, by service.
   returned: success
-  type: str
-reason:
-  description: Why it was signed now; empty when the present one will do.
+  type: dict
+reasons:
+  description: Why each was signed now; empty when the present one will do.
   returned: success
-  type: str
+  type: dict
 """

@@ -27,14 +27,14 @@ options:
     description: The host's name in the inventory.
     type: str
     required: true
-  tls_key:
-    description: The file of the key of a service that serves TLS; empty for none.
-    type: str
-    default: ""
-  certificate:
-    description: The file of that service's certificate; empty for none.
-    type: str
-    default: ""
+  tls_keys:
+    description: The files of the keys of services that serve TLS, by service.
+    type: dict
+    default: {}
+  certificates:
+    description: The files of those services' certificates, by service.
+    type: dict
+    default: {}
   node_keys:
     description: The files of the keys of the host's SuperNodes, in their order.
     type: list
@@ -62,7 +62,7 @@ made:
   returned: success
   type: list
 ansible_facts:
-  description: The fact C(identity), with C(request), C(certificate) and C(public_keys).
+  description: The fact C(identity), with C(requests) and C(certificates) by service, and C(public_keys).
   returned: success
   type: dict
 """
@@ -75,8 +75,8 @@ def main() -> None:
             "directory": {"type": "path", "required": True},
             "user": {"type": "str", "default": ""},
             "host": {"type": "str", "required": True},
-            "tls_key": {"type": "str", "default": "", "no_log": False},
-            "certificate": {"type": "str", "default": ""},
+            "tls_keys": {"type": "dict", "default": {}, "no_log": False},
+            "certificates": {"type": "dict", "default": {}},
             "node_keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
             "secrets": {"type": "list", "elements": "str", "default": [], "no_log": False},
         },
@@ -92,8 +92,8 @@ def main() -> None:
         directory=Path(given["directory"]),
         user=given["user"],
         name=given["host"],
-        tls_key=given["tls_key"],
-        certificate=given["certificate"],
+        tls_keys=given["tls_keys"],
+        certificates=given["certificates"],
         node_keys=given["node_keys"],
         secrets=given["secrets"],
     )
@@ -101,7 +101,7 @@ def main() -> None:
         found = establish(wanted, dry=module.check_mode)
     except IcosflError as error:
         module.fail_json(msg=f"{given['host']}: {error.message}. Cure: {error.cure}")
-    facts = {"request": found.request, "certificate": found.certificate, "public_keys": found.public_keys}
+    facts = {"requests": found.requests, "certificates": found.certificates, "public_keys": found.public_keys}
     module.exit_json(changed=bool(found.made), made=found.made, ansible_facts={"identity": facts})
 
 

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from icosfl.fleet.pki import read_certificate
+
 ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
+SERVICES = ("superlink", "otlp_bridge")
 PLAY = [
     {
         "hosts": "all",
@@ -22,8 +25,8 @@ PLAY = [
                 "identity": {
                     "directory": "{{ home }}",
                     "host": "{{ inventory_hostname }}",
-                    "tls_key": "{{ home }}/superlink.key",
-                    "certificate": "{{ home }}/superlink.crt",
+                    "tls_keys": {each: f"{{{{ home }}}}/{each}.key" for each in SERVICES},
+                    "certificates": {each: f"{{{{ home }}}}/{each}.crt" for each in SERVICES},
                     "node_keys": ["{{ home }}/supernode.key"],
                     "secrets": ["{{ home }}/executor.secret"],
                 }
@@ -33,20 +36,21 @@ PLAY = [
                     "directory": "{{ pki }}",
                     "authority": "fleet",
                     "host": "{{ inventory_hostname }}",
-                    "service": "superlink",
+                    "services": {"superlink": [], "otlp_bridge": ["192.0.2.1"]},
                     "days": 30,
-                    "request": "{{ ansible_facts.identity.request }}",
-                    "present": "{{ ansible_facts.identity.certificate }}",
+                    "requests": "{{ ansible_facts.identity.requests }}",
+                    "present": "{{ ansible_facts.identity.certificates }}",
                     "renew": "{{ renew | default(false) }}",
                 },
                 "register": "signed",
             },
             {
                 "ansible.builtin.copy": {
-                    "content": "{{ signed.certificate }}",
-                    "dest": "{{ home }}/superlink.crt",
+                    "content": "{{ signed.certificates[item] }}",
+                    "dest": "{{ home }}/{{ item }}.crt",
                     "mode": "0600",
                 },
+                "loop": list(SERVICES),
                 "when": "not ansible_check_mode",
             },
         ],
@@ -67,6 +71,10 @@ class Operator:
         return subprocess.run(
             command, cwd=self.directory, env=environment, capture_output=True, text=True, timeout=120, check=False
         )
+
+    def certificate(self, host: str, service: str) -> str:
+        """What was signed for a service of a host."""
+        return (self.directory / f"hosts/{host}/{service}.crt").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +108,7 @@ def test_hosts_get_certificates_and_no_private_key_travels(operator: Operator) -
     assert "PRIVATE KEY" not in done.stdout
     private = [operator.directory / "pki/ca.key", *operator.directory.glob("hosts/*/*.key")]
     private += operator.directory.glob("hosts/*/executor.secret")
-    assert len(private) == 7
+    assert len(private) == 9
     told = done.stdout + "".join(file.read_text() for file in operator.directory.glob("hosts/*/*.crt"))
     for file in private:
         assert not [line for line in file.read_text().splitlines() if "-----" not in line and line in told], file
@@ -108,6 +116,14 @@ def test_hosts_get_certificates_and_no_private_key_travels(operator: Operator) -
     assert not [
         file for file in operator.directory.rglob("hosts/**/*") if file.is_file() and ca_key in file.read_text()
     ]
+
+
+def test_each_service_has_a_certificate_for_its_own_names(operator: Operator) -> None:
+    for host in ("hub", "edge"):
+        names = {each: read_certificate(operator.certificate(host, each)).names for each in SERVICES}
+
+        assert names["otlp_bridge"] - names["superlink"] == {"192.0.2.1"}
+        assert host in names["superlink"]
 
 
 def test_a_second_run_signs_nothing(operator: Operator) -> None:
@@ -123,11 +139,13 @@ def test_an_encrypted_ca_key_signs_only_with_the_vaults_password(operator: Opera
 
     kept = operator.run()
     assert kept.stdout.count("changed=0") == 2, kept.stdout  # what needs no signature needs no password
+    before = {each: operator.certificate("edge", each) for each in SERVICES}
     refused = operator.run("-e", "renew=true")
     assert refused.returncode != 0
     assert "--ask-vault-pass" in refused.stdout + refused.stderr
     renewed = operator.run("-e", "renew=true", *vault)
     assert renewed.returncode == 0, renewed.stdout + renewed.stderr
     assert renewed.stdout.count("changed=2") == 2
+    assert all(operator.certificate("edge", each) != before[each] for each in SERVICES)
     assert key.read_text().startswith("$ANSIBLE_VAULT")
     assert key.stat().st_mode & 0o777 == 0o600

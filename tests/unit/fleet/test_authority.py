@@ -78,5 +78,27 @@ def test_what_ends_next_comes_first(tmp_path: Path) -> None:
     assert [each.ages for each in found] == [True, False, False]
 
 
+def test_a_clients_certificate_is_told_from_a_hosts(tmp_path: Path) -> None:
+    ca = authority.open_authority(tmp_path, "fleet", NOW)
+    signed = pki.sign_client(ca, keys.make_request(keys.make_key(), "gateway"), 30, NOW)
+    authority.note_client(tmp_path, "gateway", signed)
+
+    first, second = authority.expiries(tmp_path, NOW)
+
+    assert (first.name, first.of_client) == ("gateway", True)
+    assert (second.name, second.of_client) == ("the CA", False)
+
+
+def test_only_that_hosts_services_are_forgotten_that_have_no_certificate_any_more(tmp_path: Path) -> None:
+    for host in ("hub", "hub.example.com"):
+        for service in ("superlink", "otlp_bridge"):
+            authority.note_issued(tmp_path, host, service, "signed")
+
+    authority.forget_others(tmp_path, "hub", ["superlink"])
+
+    left = {file.name for file in (tmp_path / authority.ISSUED).iterdir()}
+    assert left == {"hub.superlink.crt", "hub.example.com.superlink.crt", "hub.example.com.otlp_bridge.crt"}
+
+
 def test_without_a_ca_there_is_nothing_that_could_end(tmp_path: Path) -> None:
     assert authority.expiries(tmp_path / "none", NOW) == ()

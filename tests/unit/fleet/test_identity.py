@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from icosfl.errors import ConfigError
 from icosfl.fleet.identity import Wanted, establish
+
+SERVICES = ("superlink", "otlp_bridge")
 
 
 def wanted(directory: Path) -> Wanted:
@@ -15,8 +18,8 @@ def wanted(directory: Path) -> Wanted:
         directory=directory,
         user="",
         name="hub",
-        tls_key=str(directory / "superlink.key"),
-        certificate=str(directory / "superlink.crt"),
+        tls_keys={each: str(directory / f"{each}.key") for each in SERVICES},
+        certificates={each: str(directory / f"{each}.crt") for each in SERVICES},
         node_keys=[str(directory / "supernode.key"), str(directory / "supernode-2.key")],
         secrets=[str(directory / "executor.secret")],
     )
@@ -26,7 +29,7 @@ def test_keys_are_made_once_and_for_their_owner_only(tmp_path: Path) -> None:
     directory = tmp_path / "etc/pki"
     first = establish(wanted(directory))
 
-    assert len(first.made) == 4
+    assert len(first.made) == 5
     assert {file.stat().st_mode & 0o777 for file in directory.iterdir()} == {0o600}
     assert directory.stat().st_mode & 0o777 == 0o700
     second = establish(wanted(directory))
@@ -38,7 +41,7 @@ def test_keys_are_made_once_and_for_their_owner_only(tmp_path: Path) -> None:
 def test_nothing_private_is_returned(tmp_path: Path) -> None:
     found = establish(wanted(tmp_path))
 
-    told = "".join([found.request, found.certificate, *found.public_keys])
+    told = "".join([*found.requests.values(), *found.certificates.values(), *found.public_keys])
     assert "PRIVATE" not in told
     for file in tmp_path.iterdir():
         lines = [line for line in file.read_text().splitlines() if not line.startswith("-----")]
@@ -48,15 +51,24 @@ def test_nothing_private_is_returned(tmp_path: Path) -> None:
 def test_a_dry_run_makes_nothing_and_names_what_is_missing(tmp_path: Path) -> None:
     found = establish(wanted(tmp_path / "pki"), dry=True)
 
-    assert len(found.made) == 4
+    assert len(found.made) == 5
     assert found.public_keys == []
+    assert found.requests == dict.fromkeys(SERVICES, "")
     assert not (tmp_path / "pki").exists()
 
 
-def test_the_present_certificate_is_returned(tmp_path: Path) -> None:
+def test_the_present_certificates_are_returned(tmp_path: Path) -> None:
     (tmp_path / "superlink.crt").write_text("present", encoding="utf-8")
 
-    assert establish(wanted(tmp_path)).certificate == "present"
+    assert establish(wanted(tmp_path)).certificates == {"superlink": "present", "otlp_bridge": ""}
+
+
+def test_each_service_has_a_key_of_its_own(tmp_path: Path) -> None:
+    found = establish(wanted(tmp_path))
+
+    asked = [x509.load_pem_x509_csr(request.encode()).public_key() for request in found.requests.values()]
+    assert len(asked) == 2
+    assert asked[0] != asked[1]
 
 
 def test_a_key_that_is_none_is_an_error_with_its_cure(tmp_path: Path) -> None:

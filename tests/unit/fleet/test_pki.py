@@ -38,6 +38,17 @@ def test_a_certificate_is_for_a_tls_server_and_signs_nothing() -> None:
     assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
 
 
+def test_a_clients_certificate_is_for_a_tls_client_and_holds_for_no_server() -> None:
+    certificate = x509.load_pem_x509_certificate(pki.sign_client(CA, REQUEST, 30, NOW).encode())
+    says = pki.read_certificate(pki.sign_client(CA, REQUEST, 30, NOW))
+
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert (says.subject, says.issuer, says.names) == ("hub.example.com", "fleet", frozenset())
+    assert says.not_after == NOW + timedelta(days=30)
+
+
 def test_a_certificate_that_still_holds_is_kept() -> None:
     assert pki.reason_to_sign(SIGNED, REQUEST, CA, NAMES, NOW) == ""
 
