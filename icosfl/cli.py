@@ -339,6 +339,44 @@ def bundle(  # noqa: PLR0913, PLR0917 (each option is an argument)
 
 
 @app.command()
+def certificate(  # noqa: PLR0913, PLR0917 (each option is an argument)
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The collector's name, by which bridges tell it from others.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The directory that gets key, certificate and ca.crt.")
+    ],
+    days: Annotated[
+        float | None, typer.Option("--days", min=0.01, help="How long it holds; by default icosfl_certificate_days.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the files that are there.")] = False,
+    inventory: InventoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a certificate for a collector on another host, with which it may send to the fleet's bridges."""
+    from datetime import UTC, datetime
+
+    from icosfl.fleet.clients import explain, issue
+    from icosfl.fleet.vault import reader
+
+    session = _session(context, inventory, as_json)
+    fleet = session.fleet()
+    controller = fleet.hosts[0]
+    made = issue(
+        name,
+        output,
+        directory=controller.pki_dir,
+        days=days or controller.certificate_days,
+        now=datetime.now(UTC),
+        read=reader(fleet.project),
+        replace=replace,
+    )
+    bridges = {host.name: host.otlp_remote for host in fleet.hosts if host.otlp_remote}
+    if session.as_json:
+        session.print_json({"client": made, "bridges": bridges})
+    session.screen.print(explain(made, bridges), markup=False, soft_wrap=True)
+
+
+@app.command()
 def image(context: typer.Context, inventory: InventoryOption = None, as_json: JsonOption = False) -> None:
     """Build the image that Docker hosts run, unless it is current, and show what images take."""
     from icosfl.fleet.image_files import built

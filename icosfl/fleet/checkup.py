@@ -16,6 +16,7 @@ from icosfl.fleet.preflight import Check, examine
 
 PLAYBOOK = "preflight"
 ROTATE = "ansible-playbook playbooks/rotate-certs.yml"
+CLIENT_ANEW = "icosfl certificate {name} --output DIR, and carry it there; if nobody uses it any more, delete {file}"
 _CURE = " Cure: "
 
 
@@ -70,10 +71,12 @@ def _certificates(fleet: Fleet) -> Iterator[Check]:
             yield Check("certificates", "ok", "none yet: icosfl up makes them")
             continue
         for each in found:
+            file = folder / authority.CLIENTS / f"{each.name}.crt"
+            cure = CLIENT_ANEW.format(name=each.name, file=file) if each.of_client else ROTATE
             if each.days_left <= 0:
-                yield Check("certificates", "failed", f"{each.name}: expired {-each.days_left:.0f} days ago", ROTATE)
+                yield Check("certificates", "failed", f"{each.name}: expired {-each.days_left:.0f} days ago", cure)
             elif each.ages:
-                yield Check("certificates", "warning", f"{each.name}: {each.days_left:.0f} days left", ROTATE)
+                yield Check("certificates", "warning", f"{each.name}: {each.days_left:.0f} days left", cure)
         first = found[0]
         if not first.ages:
             yield Check(

@@ -30,6 +30,7 @@ VARIABLES = {
     "ansible_connection": "connection",
     "icosfl_address": "address",
     "icosfl_listen": "listen",
+    "icosfl_otlp_listen": "otlp_listen",
     "icosfl_slot": "slot",
     "icosfl_supernodes": "supernodes",
     "icosfl_runtime": "runtime",
@@ -44,7 +45,9 @@ VARIABLES = {
     "icosfl_bundles_dir": "bundles_dir",
     "icosfl_images_dir": "images_dir",
     "icosfl_pki_dir": "pki_dir",
+    "icosfl_certificate_days": "certificate_days",
 }
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 (addresses at which a service listens on all that its host has)
 _DEFAULTS: dict[str, object] = {"ansible_connection": "ssh"}  # Ansible's own default, which is no variable
 _FIELDS = {field: variable for variable, field in VARIABLES.items()}
 
@@ -62,6 +65,7 @@ class Host:
     connection: str
     address: str
     listen: str
+    otlp_listen: str
     slot: int
     supernodes: int
     runtime: str
@@ -76,6 +80,7 @@ class Host:
     bundles_dir: Path
     images_dir: Path
     pki_dir: Path
+    certificate_days: float
 
     @property
     def is_local(self) -> bool:
@@ -90,6 +95,14 @@ class Host:
     def endpoint(self, service: str) -> str:
         """Where a service of this host listens, host:port, seen from the host itself."""
         return address_of(self.listen, self.ports[service])
+
+    @property
+    def otlp_remote(self) -> str:
+        """Where collectors on other hosts send, host:port; "" where they may not."""
+        if not self.otlp_listen:
+            return ""
+        at = self.address if self.otlp_listen in EVERYWHERE else self.otlp_listen
+        return address_of(at, self.ports["otlp_remote"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,11 @@ Only the option, the environment and ansible.cfg count; nobody is asked at a pro
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from icosfl.errors import ConfigError
 
 if TYPE_CHECKING:
     from ansible.parsing.dataloader import DataLoader
@@ -47,6 +49,24 @@ def open_vaults(loader: DataLoader, project: Path) -> None:
         VaultSecretsContext.initialize(VaultSecretsContext(secrets))
     else:
         context.secrets = secrets
+
+
+def reader(project: Path) -> Callable[[Path], str]:
+    """What reads a file that may be encrypted; it raises ConfigError for one that cannot be read."""
+
+    def read(file: Path) -> str:
+        from ansible.errors import AnsibleError
+        from ansible.parsing.dataloader import DataLoader
+
+        loader = DataLoader()
+        try:
+            open_vaults(loader, project)
+            return str(loader.get_text_file_contents(str(file)))
+        except AnsibleError as error:
+            cure = CURE if "decrypt" in str(error) else "run this as the user who owns it"
+            raise ConfigError(f"{file} cannot be read: {error.message}", cure=cure) from error
+
+    return read
 
 
 def _sources(project: Path) -> Iterator[tuple[str, str]]:

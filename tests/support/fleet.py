@@ -21,10 +21,11 @@ def make_host(name: str, root: Path, **changes: Any) -> Host:
         "connection": "local",
         "address": "127.0.0.1",
         "listen": "127.0.0.1",
+        "otlp_listen": "",
         "supernodes": 1,
         "slot": 0,
         "runtime": "supervisor",
-        "ports": {"forecast": 1, "otlp": 2},
+        "ports": {"forecast": 1, "otlp": 2, "otlp_remote": 3},
         "paths": {"root": root / name, "log": root / name / "log"},
         "training": {"window": "4s", "horizons": "next,2s", "min-windows": 4, "series": "cpu_usage,memory_usage"},
         "node": node,
@@ -35,6 +36,7 @@ def make_host(name: str, root: Path, **changes: Any) -> Host:
         "bundles_dir": root / "bundles",
         "images_dir": root / "images",
         "pki_dir": root / "pki",
+        "certificate_days": 30.0,
     }
     return Host(**{**values, **changes})
 
