@@ -97,8 +97,8 @@ async def _run(name: str, service: Service, redis: Endpoint) -> None:
     """
     serving = asyncio.ensure_future(service.serve())
     reason = ""
-    if service.needs:
-        watching = asyncio.ensure_future(registry.watch(redis, *service.needs))
+    if service.registration:
+        watching = asyncio.ensure_future(registry.watch(redis, *service.registration))
         await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():
             reason = watching.result()

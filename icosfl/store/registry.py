@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 import redis
 import redis.asyncio
@@ -65,13 +66,14 @@ def wait_for(endpoint: Endpoint, key: str | None, timeout: float) -> str:
             time.sleep(_POLL_SECONDS)
 
 
-async def watch(endpoint: Endpoint, key: str, run_id: str) -> str:
+async def watch(endpoint: Endpoint, key: str, run_id: str, tell_seen: Callable[[], None]) -> str:
     """Return once this process must start anew: Redis was away and is back, or lost `key`.
 
     Args:
         endpoint: Where Redis listens.
         key: What it must keep, from when it is first seen.
         run_id: The run id that it had when this process started.
+        tell_seen: Called when the key is first seen.
 
     Returns:
         The reason.
@@ -86,7 +88,7 @@ async def watch(endpoint: Endpoint, key: str, run_id: str) -> str:
     seen = away = False
     async with client:
         while True:
-            await asyncio.sleep(_WATCH_SECONDS)
+            await asyncio.sleep(_WATCH_SECONDS if seen else _POLL_SECONDS)
             try:
                 now = str((await client.info("server"))["run_id"])
                 there = bool(await client.exists(key))
@@ -99,4 +101,6 @@ async def watch(endpoint: Endpoint, key: str, run_id: str) -> str:
                 return f"Redis at {endpoint} was away and is back"
             if seen and not there:
                 return f"Redis at {endpoint} lost {key}"
-            seen = there
+            if there and not seen:
+                seen = True
+                tell_seen()

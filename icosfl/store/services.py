@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from icosfl.config import DataclayConfig
 from icosfl.errors import RunFailed
 from icosfl.store import durable, mending, proxy, registry
+from icosfl.store.health import Gate
 from icosfl.store.quiet import quiet_dataclay
 
 with quiet_dataclay():
@@ -31,14 +32,19 @@ _MEMORY_HIGH = 0.98
 """The share of the host's memory from which dataClay unloads objects; it looks at the memory of all processes."""
 
 
-class Service(NamedTuple):
-    """A service ready to run.
+class Registration(NamedTuple):
+    """What a service has in Redis: its key, the Redis's run id, and what to do when the key is there."""
 
-    `needs` is the key that its Redis must keep, and the Redis's run id; None: it does not care for Redis.
-    """
+    key: str
+    run_id: str
+    seen: Callable[[], None]
+
+
+class Service(NamedTuple):
+    """A service ready to run; one without a registration does not care for Redis."""
 
     serve: Callable[[], Awaitable[None]]
-    needs: tuple[str, str] | None
+    registration: Registration | None
 
 
 def prepare_metadata(config: DataclayConfig) -> Service:
@@ -53,7 +59,9 @@ def prepare_metadata(config: DataclayConfig) -> Service:
         settings.metadata = MetadataSettings(
             host=config.metadata.host, port=config.metadata.port, listen_address=config.metadata.host
         )
-    return Service(metadata_servicer.serve, ("/dataclay/this", run_id))
+    gate = Gate()
+    metadata_servicer.health = gate.module()
+    return Service(metadata_servicer.serve, Registration("/dataclay/this", run_id, gate.open))
 
 
 def prepare_backend(config: DataclayConfig) -> Service:
@@ -82,7 +90,9 @@ def prepare_backend(config: DataclayConfig) -> Service:
     backend_api.threadpool_limits = functools.partial(_limit_if_asked, backend_api.threadpool_limits)
     backend_api.BackendRuntime = durable.DurableRuntime
     runtime.DataManager = functools.partial(durable.DurableDataManager, config.storage_dir, config.checkpoint_seconds)
-    return Service(backend_servicer.serve, (f"/backend/{backend_id}", run_id))
+    gate = Gate()
+    backend_servicer.health = gate.module()
+    return Service(backend_servicer.serve, Registration(f"/backend/{backend_id}", run_id, gate.open))
 
 
 def prepare_proxy(config: DataclayConfig) -> Service:

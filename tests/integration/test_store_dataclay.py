@@ -80,7 +80,10 @@ def test_a_store_of_other_series_is_refused(opened) -> None:
 
 def test_who_only_reads_changes_nothing_and_makes_nothing(opened, dataclay_stack, alias) -> None:
     hasty = dataclay_stack.store_config(alias, capacity=2, deadline_seconds=0.5)
-    with open_store(hasty, SCHEMA, read_only=True) as early, pytest.raises(StoreUnavailable, match="does not exist yet") as caught:
+    with (
+        open_store(hasty, SCHEMA, read_only=True) as early,
+        pytest.raises(StoreUnavailable, match="does not exist yet") as caught,
+    ):
         early.info()
     assert "the bridge" in caught.value.cure
 

@@ -8,12 +8,13 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from icosfl.errors import StoreUnavailable
+from icosfl.fleet.grpc_health import serving_status
 from icosfl.store import SeriesStore, open_store
 from support.dataclay_stack import DataclayStack, through_proxy
 from support.store_contract import SCHEMA, rows
@@ -67,6 +68,13 @@ def wait_for_checkpoint(stack: DataclayStack, alias: str, newest: int) -> Path:
             continue
         time.sleep(0.02)
     raise AssertionError(f"no checkpoint with a row at {newest}: {objects_of(stack, alias)}")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_killed_backend_comes_back_with_the_rows_of_its_last_checkpoint(stack, store) -> None:
@@ -145,6 +153,25 @@ def test_after_a_redis_kill_the_services_start_anew_and_find_each_other(stack, s
     assert store.window().rows.times.tolist() == [10, 20, 30]
     with open_store(stack.store_config(alias), SCHEMA) as newcomer:
         assert newcomer.window().rows.times.tolist() == [10, 20, 30]
+
+
+def test_a_backend_answers_from_memory_and_stays_healthy_while_redis_is_away(stack, store) -> None:
+    starts = {name: stack.services[name].starts for name in ("metadata", "backend")}
+    endpoint = stack.endpoints["backend"]
+    wait_until(lambda: serving_status(endpoint.host, endpoint.port, "", 20) == "SERVING")
+    log = stack.services["backend"].log
+    told = log.stat().st_size
+    stack.kill("redis")
+    wait_until(lambda: b"is away" in log.read_bytes()[told:])
+
+    store.append(rows(30))
+
+    assert store.window().rows.times.tolist() == [10, 20, 30]
+    assert serving_status(endpoint.host, endpoint.port, "", 20) == "SERVING"
+    assert stack.services["backend"].starts == starts["backend"]
+    stack.start_again("redis")
+    for name, number in starts.items():
+        stack.services[name].wait_for_start(number + 1)
 
 
 def test_a_redis_that_lost_everything_is_told_again_what_the_backend_holds(stack, store, alias) -> None:
