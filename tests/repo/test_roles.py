@@ -115,6 +115,21 @@ def test_an_inventory_is_validated_whichever_tags_are_asked_for() -> None:
     assert "always" in task["tags"]
 
 
+def test_images_are_removed_only_where_services_run_in_docker() -> None:
+    # where a control node is a host of another runtime, its Engine has other fleets' images, and such as are being built
+    imports = [
+        task
+        for playbook in ROOT.glob("playbooks/*.yml")
+        for play in yaml.safe_load(playbook.read_text(encoding="utf-8"))
+        for task in play.get("tasks", ())
+        for what in (task.get("ansible.builtin.import_role"),)
+        if what and (what["name"], what.get("tasks_from")) == ("container_image", "remove")
+    ]
+
+    assert len(imports) == 3
+    assert all("icosfl_runtime" in task["when"] for task in imports)
+
+
 def test_the_runtimes_that_an_inventory_may_name_are_those_that_services_run_in() -> None:
     allowed = read(ROOT / "roles/validate_inventory/defaults/main.yml")["validate_inventory_runtimes"]
 
