@@ -1,0 +1,1 @@
+"""What the benchmarks share: requests, senders, processes on a core of their own, and ways to compare with."""
