@@ -4,14 +4,17 @@ import json
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from ansible.parsing.vault import VaultLib, VaultSecret
 from click.testing import Result
 from typer.testing import CliRunner
 
 from icosfl import cli
-from icosfl.errors import IcosflError, InventoryError, NotReady, RunFailed, UserError
+from icosfl.errors import ConfigError, IcosflError, InventoryError, NotReady, RunFailed, UserError
+from icosfl.fleet.authority import open_authority
 from icosfl.fleet.image_manifest import ImageManifest, dump
 from icosfl.fleet.inventory import Host
 from icosfl.fleet.outlook import Outlook
@@ -79,7 +82,8 @@ def fail_with(project: Path, text: str) -> None:
 def test_help_names_every_verb() -> None:
     shown = call("--help").output
 
-    for verb in ("up", "down", "status", "watch", "train", "forecast", "doctor", "replay", "verify", "reset", "image"):
+    verbs = "up down status watch train forecast doctor replay verify reset image certificate"
+    for verb in verbs.split():
         assert f" {verb} " in shown
 
 
@@ -194,6 +198,25 @@ def test_forecast_without_service_says_why_and_is_not_ready(project: Path) -> No
     assert "worker-1\n  no forecast: " in result.output
     assert "control" not in result.output.partition("where to look next")[0]
     assert "/v1/forecast" in result.output
+
+
+def test_a_certificate_is_made_with_an_encrypted_ca_key_and_the_bridges_are_named(project: Path) -> None:
+    fail_with(project, "icosfl_otlp_listen: \"{{ '127.0.0.2' if inventory_hostname == 'worker-1' else '' }}\"\n")
+    pki = project / ".state/pki/lab"
+    open_authority(pki, "lab", datetime.now(UTC))
+    (project / "password").write_text("open sesame\n", encoding="utf-8")
+    secret = VaultSecret(b"open sesame")
+    (pki / "ca.key").write_bytes(VaultLib([]).encrypt((pki / "ca.key").read_text(), secret))
+    wanted = ("certificate", "gateway", "--output", "out", "--days", "3", "-i", "lab", "--json")
+
+    locked = call(*wanted)
+    made = json.loads(call("--vault-password-file", "password", *wanted).output)
+
+    assert isinstance(locked.exception, ConfigError)
+    assert "--vault-password-file" in locked.exception.cure
+    assert made["bridges"] == {"worker-1": "127.0.0.2:4716"}
+    assert sorted(each.name for each in Path("out").iterdir()) == ["ca.crt", "gateway.crt", "gateway.key"]
+    assert (pki / "ca.key").read_text().startswith("$ANSIBLE_VAULT")
 
 
 def test_a_host_that_is_not_in_the_inventory_is_refused(project: Path) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from icosfl.fleet import afar
-from icosfl.fleet.authority import CERTIFICATE
+from icosfl.fleet.authority import CERTIFICATE, note_client, open_authority
 from icosfl.fleet.checkup import examine_fleet, refusals
 from icosfl.fleet.events import Failure, HostDone, HostRecap, Tally
-from icosfl.fleet.pki import make_authority
+from icosfl.fleet.keys import make_key, make_request
+from icosfl.fleet.pki import make_authority, sign_client
 from icosfl.fleet.preflight import Check
 from icosfl.fleet.runner import Display, Playbook, PlaybookResult
 from support.fleet import make_fleet, make_host
@@ -66,6 +67,20 @@ def test_certificates_are_told_by_the_days_that_they_still_hold(edges: Any, age_
     assert told == level
     assert "the CA" in text
     assert bool(cure) is (level == "failed")
+
+
+def test_a_clients_certificate_that_ends_soon_is_cured_by_its_own_command(edges: Any) -> None:
+    folder, then = edges.hosts[0].pki_dir, datetime.now(UTC) - timedelta(days=25)
+    ca = open_authority(folder, "lab", then)
+    for days, name in ((30, "gateway"), (3, "gone")):
+        note_client(folder, name, sign_client(ca, make_request(make_key(), name), days, then))
+
+    gone, gateway = found(edges, "certificates")
+
+    assert (gone[0], gateway[0]) == ("failed", "warning")
+    assert gateway[1] == "gateway: 5 days left"
+    assert "icosfl certificate gateway" in gateway[2]
+    assert str(folder / "clients/gone.crt") in gone[2]
 
 
 def test_a_bundle_that_is_not_built_is_a_warning(tmp_path: Path, edges: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from ansible.parsing.vault import VaultLib, VaultSecret
 from icosfl.errors import InventoryError
 from icosfl.fleet.inventory import Fleet, environment_of, find_inventory, find_project, load_fleet
 from icosfl.fleet.vault import PASSWORD_FILE, use_password_file
+from support.fleet import make_host
 
 PROJECT = Path(__file__).parents[3]
 HOSTS = """
@@ -138,6 +139,18 @@ def test_an_environment_is_named_by_its_directory(tmp_path: Path) -> None:
     assert environment_of(inventory) == "lab"
     assert environment_of(inventory / "hosts.yml") == "lab"
     assert environment_of(PROJECT / "prod") == "prod"
+
+
+@pytest.mark.parametrize(
+    ("listen", "told"),
+    [("", ""), ("192.0.2.9", "192.0.2.9:4316"), ("0.0.0.0", "192.0.2.8:4316"), ("2001:db8::9", "[2001:db8::9]:4316")],
+)
+def test_collectors_on_other_hosts_are_told_an_address_that_they_can_reach(
+    tmp_path: Path, listen: str, told: str
+) -> None:
+    host = make_host("edge", tmp_path, otlp_listen=listen, address="192.0.2.8", ports={"otlp_remote": 4316})
+
+    assert host.otlp_remote == told
 
 
 @pytest.fixture

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 import yaml
 
-from icosfl.fleet.problems import HostSpec, find_problems, unfit_source, unknown_variables, unset_variables
+from icosfl.fleet.problems import (
+    HostSpec,
+    find_problems,
+    unfit_otlp_listen,
+    unfit_source,
+    unknown_variables,
+    unset_variables,
+)
 from icosfl.fleet.topology import Problem
 
 FACTS = yaml.safe_load((Path(__file__).parents[3] / "group_vars/all/ports.yml").read_text(encoding="utf-8"))
@@ -240,3 +247,16 @@ def test_containers_without_a_release_to_make_them_of_are_refused() -> None:
     assert problem.cure == "use bundle"
     assert not unfit_source("edge", "docker", "bundle")
     assert not unfit_source("edge", "systemd", "project")
+
+
+@pytest.mark.parametrize("listen", ["", "0.0.0.0", "192.0.2.7", "::", "2001:db8::7"])
+def test_a_bridge_may_listen_for_others_at_an_address(listen: str) -> None:
+    assert unfit_otlp_listen("edge", listen) == []
+
+
+@pytest.mark.parametrize("listen", ["edge.example.com", "localhost", "true", "192.0.2.7:4316"])
+def test_a_bridge_that_would_listen_for_others_at_a_name_is_refused(listen: str) -> None:
+    (problem,) = unfit_otlp_listen("edge", listen)
+
+    assert problem.key == "icosfl_otlp_listen"
+    assert listen in problem.message
