@@ -1,4 +1,4 @@
-"""OTLP/gRPC in, rows of the store out: what a host's collector pushes is acknowledged once it is stored."""
+"""OTLP/gRPC in, rows of the store out: what a host's collector pushes is acknowledged once it is on disk."""
 
 from icosfl.bridge.reasons import Reason
 from icosfl.bridge.server import Bridge

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from threading import Event
+from typing import TypeVar
 
 from icosfl.errors import DataError, StoreUnavailable, Unavailable
 from icosfl.schema import Rows
@@ -12,77 +12,85 @@ from icosfl.store.base import Position, SeriesStore
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 class StoreKeeper:
-    """A store that may not be there yet.
+    """A store that may not be there yet. One thread asks it, any thread may ask about it.
 
     Args:
         open_store: Opens the store.
-        report: Called after every look at the store with what is wrong with it, empty when it answers.
+        note_up: Called with whether the store answers, whenever that changes.
     """
 
-    def __init__(self, open_store: Callable[[], SeriesStore], report: Callable[[str], None]) -> None:
+    def __init__(self, open_store: Callable[[], SeriesStore], note_up: Callable[[bool], None]) -> None:
         self._open = open_store
-        self._report = report
+        self._note_up = note_up
         self._store: SeriesStore | None = None
         self._answers: bool | None = None
         self._trouble = "the store has not been looked at yet"
         self._earliest = 0
+        self._closed = False
 
     @property
     def trouble(self) -> str:
-        """What was wrong with the store at the last look; empty when it answered."""
+        """What was wrong with the store when it was last asked; empty when it answered."""
         return self._trouble
 
     @property
     def earliest(self) -> int:
-        """The time, in ns since the epoch, before which the store kept no rows at the last look: its window is full."""
+        """The time, in ns since the epoch, before which the store kept no rows at the last look: its window is full.
+
+        0 while that is not known.
+        """
         return self._earliest
 
+    def look(self) -> Position:
+        """Ask the store for a sign of life.
+
+        Raises:
+            Unavailable: it cannot be opened, or does not answer in time.
+            DataError: it keeps other series.
+            ConfigError: its configuration is wrong.
+        """
+        info = self._ask(lambda store: store.info())
+        self._earliest = info.oldest if info.oldest is not None and info.rows >= info.capacity else 0
+        return info.position
+
     def append(self, rows: Rows) -> Position:
-        """Store rows and return once they are in the window.
+        """Store rows and return once they are in the window; raises as `look` does."""
+        return self._ask(lambda store: store.append(rows))
 
-        Raises:
-            StoreUnavailable: the store is not open yet, does not answer in time, or refuses.
-            SchemaMismatch: the rows' width is not the schema's.
-        """
-        store = self._store
-        if store is None:
-            raise StoreUnavailable(self._trouble)
-        return store.append(rows)
+    def saved(self) -> Position:
+        """The newest position that outlives a kill of the store; raises as `look` does."""
+        return self._ask(lambda store: store.saved())
 
-    def watch(self, stop: Event, period: float) -> None:
-        """Look at the store every `period` seconds until `stop` is set.
-
-        Raises:
-            ConfigError: the store's configuration is wrong.
-        """
-        self.look()
-        while not stop.wait(period):
-            self.look()
-
-    def look(self) -> None:
-        """Open the store if it is not open, ask it for a sign of life, and report."""
+    def _ask(self, question: Callable[[SeriesStore], T]) -> T:
         try:
+            if self._closed:
+                raise StoreUnavailable("the bridge has let go of the store")
             if self._store is None:
                 self._store = self._open()
-            info = self._store.info()
+            answer = question(self._store)
         except (Unavailable, DataError) as error:
             self._note(str(error))
-        else:
-            self._earliest = info.oldest if info.oldest is not None and info.rows >= info.capacity else 0
-            self._note("", f"{info.rows} of {info.capacity} rows")
+            raise
+        self._note("")
+        return answer
 
-    def _note(self, trouble: str, state: str = "") -> None:
+    def _note(self, trouble: str) -> None:
+        self._trouble = trouble
         answers = not trouble
         if answers != self._answers:
-            level, text = (logging.INFO, "answers") if answers else (logging.WARNING, "does not answer, senders wait")
-            logger.log(level, "store %s: %s", text, trouble or state)
-        self._answers = answers
-        self._trouble = trouble
-        self._report(trouble)
+            self._answers = answers
+            self._note_up(answers)
+            if answers:
+                logger.info("the store answers")
+            else:
+                logger.warning("the store takes no rows, they stay in the spool: %s", trouble)
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Let go of the store; a call under way ends."""
+        self._closed = True
         if self._store is not None:
             self._store.close()

@@ -13,12 +13,15 @@ from icosfl.config import Endpoint
 from icosfl.errors import RunFailed
 
 
-def make_app(registry: CollectorRegistry, trouble: Callable[[], str]) -> WSGIApplication:
-    """The pages: /healthz says that the process lives, /readyz whether the store answers.
+def make_app(
+    registry: CollectorRegistry, trouble: Callable[[], str], store_trouble: Callable[[], str]
+) -> WSGIApplication:
+    """The pages: /healthz says that the process lives, /readyz whether points are taken, and how the store is.
 
     Args:
         registry: What /metrics shows.
-        trouble: What is wrong with the store, empty when it answers.
+        trouble: Why no points are taken, empty while they are.
+        store_trouble: What is wrong with the store, empty while it answers.
     """
     metrics: WSGIApplication = make_wsgi_app(registry)
 
@@ -31,7 +34,9 @@ def make_app(registry: CollectorRegistry, trouble: Callable[[], str]) -> WSGIApp
             case "/readyz":
                 reason = trouble()
                 status = "503 Service Unavailable" if reason else "200 OK"
-                return _json(start_response, status, {"ready": not reason, "reasons": [reason] if reason else []})
+                reasons = [reason] if reason else []
+                store = store_trouble() or "answers"
+                return _json(start_response, status, {"ready": not reason, "reasons": reasons, "store": store})
             case _:
                 return _json(start_response, "404 Not Found", {"pages": ["/metrics", "/healthz", "/readyz"]})
 
@@ -43,18 +48,18 @@ def _json(start_response: StartResponse, status: str, content: object) -> Iterab
     return [json.dumps(content).encode() + b"\n"]
 
 
-def serve_pages(listen: Endpoint, registry: CollectorRegistry, trouble: Callable[[], str]) -> WSGIServer:
+def serve_pages(listen: Endpoint, app: WSGIApplication) -> WSGIServer:
     """Serve the pages from a thread of their own until the server is shut down.
 
     Raises:
         RunFailed: nothing can listen at this address.
     """
     try:
-        server, _ = start_http_server(listen.port, listen.host, registry)
+        server, _ = start_http_server(listen.port, listen.host)
     except OSError as error:
         raise RunFailed(
             f"metrics_listen: cannot listen on {listen}: {error.strerror}",
             cure="stop what listens there, or give the host another slot or port",
         ) from error
-    server.set_app(make_app(registry, trouble))
+    server.set_app(app)
     return server

@@ -1,7 +1,7 @@
-"""The bridge as a whole: gRPC server, health, pages, and the watch over the store.
+"""The bridge as a whole: gRPC server, health, pages, the spool and what hands it on to the store.
 
-A thread pool and not asyncio: the work of a request is to wait for the store, whose calls block, and then health checks
-need threads of their own anyway. Measured, the two serve equally many points.
+A thread pool and not asyncio: a request waits for the spool's disk, with others that share one write. Measured, the two
+serve equally many points.
 """
 
 from __future__ import annotations
@@ -9,32 +9,36 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from queue import SimpleQueue
-from threading import Event
 
 import grpc
 from google.protobuf.internal import api_implementation
 from grpc_health.v1.health import OVERALL_HEALTH, HealthServicer
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from icosfl.bridge.batch import Reader
+from icosfl.bridge.batch import Batch, Reader
+from icosfl.bridge.forward import Forwarder
 from icosfl.bridge.keeper import StoreKeeper
 from icosfl.bridge.metrics import BridgeMetrics
-from icosfl.bridge.pages import serve_pages
+from icosfl.bridge.pages import make_app, serve_pages
 from icosfl.bridge.rules import compile_rules
-from icosfl.bridge.servicer import SERVICE, Limits, MetricsServicer
+from icosfl.bridge.senders import Senders
+from icosfl.bridge.servicer import SERVICE, MetricsServicer
+from icosfl.bridge.spool import Spool, SpoolLimits
+from icosfl.bridge.tls import server_credentials
 from icosfl.config import BridgeConfig, Endpoint, schema_of
 from icosfl.errors import ConfigError, RunFailed
 from icosfl.store.base import SeriesStore
 
-# Threads, and how many of them may wait for the store: the others keep answering health checks and "come again".
+# Threads that serve requests. Those that wait for the disk at the same time share one write.
 _THREADS = 16
-_IN_HAND = 14
 
-# Calls that are let in at all. Each may hold one message of the configured size.
-_CALLS = 64
+# Calls that are let in at all. Those that find no thread free wait with no more of their message than gRPC's window.
+_CALLS = 256
 
 logger = logging.getLogger(__name__)
 
@@ -56,90 +60,114 @@ class Bridge:
         self, config: BridgeConfig, open_store: Callable[[], SeriesStore], clock: Callable[[], int] = time.time_ns
     ) -> None:
         require_compiled_protobuf(api_implementation.Type())
-        schema = schema_of(config.series)
-        reader = Reader(
-            rules=compile_rules(config.rules, schema),
-            width=len(schema),
+        self._schema = schema_of(config.series)
+        self._reader = Reader(
+            rules=compile_rules(config.rules, self._schema),
+            width=len(self._schema),
             row_tolerance=round(config.row_tolerance_seconds * 1e9),
             future_tolerance=round(config.future_tolerance_seconds * 1e9),
         )
-        limits = Limits(retry_seconds=config.retry_seconds, in_hand=_IN_HAND)
         self._config = config
+        self._clock = clock
         self._metrics = BridgeMetrics()
-        self._keeper = StoreKeeper(open_store, self._report)
-        self._servicer = MetricsServicer(reader, self._keeper, self._metrics, limits, clock)
+        self._keeper = StoreKeeper(open_store, self._metrics.set_store_up)
         self._health = HealthServicer()
+        self._serving: bool | None = None
         self._pool = ThreadPoolExecutor(_THREADS, "otlp")
-        self._watcher = ThreadPoolExecutor(1, "store-watch")
-        self._stop_watching = Event()
         self._asked: SimpleQueue[None] = SimpleQueue()  # unlike an Event it may be used from a signal handler
 
     def start(self) -> None:
-        """Listen, and begin to look for the store; until it answers, senders are told to come again.
+        """Take requests, and hand their rows to the store as soon as it answers.
 
         Raises:
-            RunFailed: an address cannot be listened on.
+            RunFailed: an address cannot be listened on, the spool cannot be used, or a certificate cannot be read.
         """
-        self._report("the store has not been looked at yet")
-        self._server, self.listens = self._make_server()
-        self._pages = serve_pages(self._config.metrics_listen, self._metrics.registry, lambda: self._keeper.trouble)
-        self.pages_listen = Endpoint(self._config.metrics_listen.host, self._pages.server_port)
+        config = self._config
+        with ExitStack() as undo:
+            limits = SpoolLimits(config.spool.max_bytes, config.spool.fsync, config.spool.fsync_seconds)
+            self._spool = Spool(config.spool.directory, self._schema, limits)
+            undo.callback(self._spool.close)
+            self._server = self._make_server()
+            app = make_app(self._metrics.registry, lambda: self._spool.trouble, lambda: self._keeper.trouble)
+            self._pages = serve_pages(config.metrics_listen, app)
+            undo.pop_all()
+        self.pages_listen = Endpoint(config.metrics_listen.host, self._pages.server_port)
+        self._metrics.show(self._spool)
+        self._forwarder = Forwarder(self._spool, self._keeper, self._metrics, self._report, config.retry_seconds)
+        self._report()
         self._server.start()
-        self._watching: Future[None] = self._watcher.submit(
-            self._keeper.watch, self._stop_watching, self._config.retry_seconds
-        )
-        self._watching.add_done_callback(lambda _: self.ask_to_stop())
+        self._forwarder.start(self.ask_to_stop)
         logger.info("OTLP on %s, pages on %s", self.listens, self.pages_listen)
 
-    def _make_server(self) -> tuple[grpc.Server, Endpoint]:
+    def _make_server(self) -> grpc.Server:
+        config = self._config
+        servicer = MetricsServicer(self._read, self._spool, Senders(config.limits), self._metrics, config.retry_seconds)
         options = [
-            ("grpc.max_receive_message_length", self._config.max_message_bytes),
+            ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.so_reuseport", 0),
         ]
-        server = grpc.server(
-            self._pool, handlers=[self._servicer.handler()], options=options, maximum_concurrent_rpcs=_CALLS
-        )
+        server = grpc.server(self._pool, handlers=[servicer.handler()], options=options, maximum_concurrent_rpcs=_CALLS)
         add_HealthServicer_to_server(self._health, server)
-        listen = self._config.listen
-        try:
-            port = server.add_insecure_port(str(listen))
-        except RuntimeError as error:
-            raise RunFailed(
-                f"listen: cannot listen on {listen}",
-                cure="stop what listens there, or give the host another slot or port",
-            ) from error
-        return server, Endpoint(listen.host, port)
+        self.listens = _listen("listen", config.listen, server.add_insecure_port)
+        if config.tls is not None:
+            credentials = server_credentials(config.tls)
+            self.listens_tls = _listen(
+                "tls.listen", config.tls.listen, lambda address: server.add_secure_port(address, credentials)
+            )
+        return server
 
-    def _report(self, trouble: str) -> None:
-        status = HealthCheckResponse.NOT_SERVING if trouble else HealthCheckResponse.SERVING
-        for service in (OVERALL_HEALTH, SERVICE):
-            self._health.set(service, status)
-        self._metrics.set_store_up(not trouble)
+    def _read(self, body: bytes) -> Batch:
+        request = ExportMetricsServiceRequest.FromString(body)
+        return self._reader.read(request, self._clock(), self._keeper.earliest)
+
+    def _report(self) -> None:
+        """Let the health be what it is: whether points are taken."""
+        serving = not self._spool.trouble
+        if serving != self._serving:
+            self._serving = serving
+            status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
+            for service in (OVERALL_HEALTH, SERVICE):
+                self._health.set(service, status)
 
     def ask_to_stop(self) -> None:
         """Let `wait` return; may be called from a signal handler."""
         self._asked.put(None)
 
     def wait(self) -> None:
-        """Block until the bridge is asked to stop, or its watch over the store has ended by an error."""
+        """Block until the bridge is asked to stop, or its way to the store has ended by an error."""
         self._asked.get()
 
     def stop(self) -> None:
-        """Refuse new requests, finish those in flight, and let go of everything.
+        """Refuse new requests, finish those in flight, hand over what there is time for, and let go of everything.
+
+        What the store has not got by then stays in the spool.
 
         Raises:
-            ConfigError: the store's configuration is wrong, which ended the watch over it.
+            ConfigError: the store's configuration is wrong, which ended the way to it.
         """
+        end = time.monotonic() + self._config.drain_seconds
         self._health.enter_graceful_shutdown()
-        self._stop_watching.set()
         self._server.stop(self._config.drain_seconds).wait()
-        self._keeper.close()
-        self._pool.shutdown()
-        self._watcher.shutdown()
-        self._pages.shutdown()
-        self._pages.server_close()
-        logger.info("stopped")
-        self._watching.result()
+        try:
+            self._forwarder.stop(max(end - time.monotonic(), 0.0))
+        finally:
+            self._pool.shutdown()
+            self._spool.close()
+            self._pages.shutdown()
+            self._pages.server_close()
+            logger.info("stopped")
+
+
+def _listen(name: str, endpoint: Endpoint, add_port: Callable[[str], int]) -> Endpoint:
+    """Have a server listen at an endpoint; returns the one that it got."""
+    try:
+        port = add_port(str(endpoint))
+    except RuntimeError as error:
+        raise RunFailed(
+            f"{name}: cannot listen on {endpoint}",
+            cure="stop what listens there, or give the host another slot or port",
+        ) from error
+    return Endpoint(endpoint.host, port)
 
 
 def require_compiled_protobuf(implementation: str) -> None:

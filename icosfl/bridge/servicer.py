@@ -1,4 +1,4 @@
-"""The OTLP MetricsService: reads a request, has its rows stored, and only then acknowledges it."""
+"""The OTLP MetricsService: reads a request, has its rows spooled, and only then acknowledges it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import BoundedSemaphore
-from typing import Protocol
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -15,17 +13,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-    ExportMetricsServiceResponse,
-)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
-from icosfl.bridge.batch import Batch, Reader, explain
+from icosfl.bridge.batch import Batch, explain
 from icosfl.bridge.metrics import BridgeMetrics
+from icosfl.bridge.senders import FirstTimes, Senders, sender_of
+from icosfl.bridge.spool import Spool
 from icosfl.collect.points import STORED_POINTS
-from icosfl.errors import IcosflError
-from icosfl.schema import Rows
-from icosfl.store.base import Position
+from icosfl.errors import Unavailable
 
 SERVICE = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 
@@ -35,35 +30,11 @@ _MAX_STRANGERS = 100
 logger = logging.getLogger(__name__)
 
 
-class Sink(Protocol):
-    """What takes the rows: the keeper of a `SeriesStore`."""
-
-    @property
-    def earliest(self) -> int:
-        """The time, in ns since the epoch, before which it keeps no rows."""
-
-    def append(self, rows: Rows) -> Position:
-        """Store rows and return once they are stored; raises `IcosflError` when they are not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When requests are refused, and for how long.
-
-    Args:
-        retry_seconds: How long a sender is told to wait before it sends again.
-        in_hand: How many requests are worked on at once; the next ones are told to come again.
-    """
-
-    retry_seconds: float
-    in_hand: int
-
-
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A request that is acknowledged, and how many of its points are stored."""
+    """A request that is acknowledged: the answer's bytes, and how many of its points are stored."""
 
-    response: ExportMetricsServiceResponse
+    response: bytes
     stored: int
 
 
@@ -80,45 +51,42 @@ class MetricsServicer:
     """Answers `MetricsService.Export`.
 
     Args:
-        reader: Makes rows of requests.
-        sink: Takes the rows.
+        read: Makes rows of a request's bytes; raises `DecodeError` when they are no request.
+        spool: Takes the rows.
+        senders: Keeps account of the senders.
         metrics: Counts what comes and what becomes of it.
-        limits: When requests are refused.
-        clock: The time now, in ns since the epoch.
+        retry_seconds: How long a sender is told to wait while the spool takes nothing.
     """
 
     def __init__(
         self,
-        reader: Reader,
-        sink: Sink,
+        read: Callable[[bytes], Batch],
+        spool: Spool,
+        senders: Senders,
         metrics: BridgeMetrics,
-        limits: Limits,
-        clock: Callable[[], int] = time.time_ns,
+        retry_seconds: float,
     ) -> None:
-        self._reader = reader
-        self._sink = sink
+        self._read = read
+        self._spool = spool
+        self._senders = senders
         self._metrics = metrics
-        self._limits = limits
-        self._clock = clock
-        self._slots = BoundedSemaphore(limits.in_hand)
-        self._strangers: set[str] = set()
+        self._retry_seconds = retry_seconds
+        self._strangers = FirstTimes(_MAX_STRANGERS)
 
-    def handler(self) -> grpc.GenericRpcHandler[bytes, ExportMetricsServiceResponse]:
+    def handler(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """The service for a gRPC server.
 
         Requests arrive as bytes and are parsed here: a parser inside gRPC would answer INTERNAL to bytes that are no
         request, which senders may take for a fault of the bridge.
         """
-        export = grpc.unary_unary_rpc_method_handler(
-            self.export, response_serializer=ExportMetricsServiceResponse.SerializeToString
-        )
+        export = grpc.unary_unary_rpc_method_handler(self.export)
         return grpc.method_handlers_generic_handler(SERVICE, {"Export": export})
 
-    def export(self, body: bytes, context: grpc.ServicerContext) -> ExportMetricsServiceResponse:
+    def export(self, body: bytes, context: grpc.ServicerContext) -> bytes:
         """Answer one request."""
         code = grpc.StatusCode.UNKNOWN
         try:
-            answer = self.answer(body)
+            answer = self.answer(body, sender_of(context))
             code = answer.code if isinstance(answer, Refusal) else grpc.StatusCode.OK
         finally:
             self._metrics.count_request(code.name)
@@ -128,46 +96,48 @@ class MetricsServicer:
         context.set_trailing_metadata(((STORED_POINTS, str(answer.stored)),))
         return answer.response
 
-    def answer(self, body: bytes) -> Taken | Refusal:
-        """Read a request, have its rows stored, and say what became of it."""
-        if not self._slots.acquire(blocking=False):
-            return self._later("the bridge has as many requests in hand as it takes")
+    def answer(self, body: bytes, sender: str) -> Taken | Refusal:
+        """Read a request, have its rows spooled, and say what became of it."""
+        seconds = self._senders.admit(sender)
+        if seconds:
+            text = f"{sender:.80} sends {self._senders.excess}"
+            return Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, text, seconds)
         try:
-            request = ExportMetricsServiceRequest.FromString(body)
-            batch = self._read(request)
-            return self._store(batch)
+            batch = self._read(body)
         except DecodeError as error:
             return Refusal(grpc.StatusCode.INVALID_ARGUMENT, f"not an ExportMetricsServiceRequest: {error}"[:_MAX_TEXT])
-        finally:
-            self._slots.release()
+        self._senders.charge(sender, batch.points)
+        if batch.strangers:
+            self._name(batch)
+        return self._store(batch)
 
-    def _read(self, request: ExportMetricsServiceRequest) -> Batch:
-        batch = self._reader.read(request, self._clock(), self._sink.earliest)
+    def _name(self, batch: Batch) -> None:
         for stranger in batch.strangers:
             name = stranger.get("service.name", "")
-            if name not in self._strangers and len(self._strangers) < _MAX_STRANGERS:
-                self._strangers.add(name)
+            if self._strangers.is_new(name):
                 logger.warning("no rule matches the metrics of service.name %.80r: they are dropped", name)
-        return batch
 
     def _store(self, batch: Batch) -> Taken | Refusal:
         if len(batch.rows):
+            began = time.perf_counter()
             try:
-                with self._metrics.store_seconds.time():
-                    self._sink.append(batch.rows)
-            except IcosflError as error:
-                logger.debug("not stored: %s", error)
+                self._spool.append(batch.rows)
+            except Unavailable as error:
                 self._metrics.count_refused(batch)
-                return self._later(f"not stored: {error}")
+                return Refusal(grpc.StatusCode.UNAVAILABLE, f"not stored: {error}"[:_MAX_TEXT], self._retry_seconds)
+            finally:
+                self._metrics.spool_seconds.observe(time.perf_counter() - began)
         self._metrics.count_taken(batch)
-        response = ExportMetricsServiceResponse()
-        if batch.rejected:
-            response.partial_success.rejected_data_points = batch.rejected
-            response.partial_success.error_message = explain(batch)
-        return Taken(response, batch.stored)
+        return Taken(_response(batch), batch.stored)
 
-    def _later(self, text: str) -> Refusal:
-        return Refusal(grpc.StatusCode.UNAVAILABLE, text[:_MAX_TEXT], self._limits.retry_seconds)
+
+def _response(batch: Batch) -> bytes:
+    if not batch.rejected:
+        return b""  # as an ExportMetricsServiceResponse: success, nothing to say
+    response = ExportMetricsServiceResponse()
+    response.partial_success.rejected_data_points = batch.rejected
+    response.partial_success.error_message = explain(batch)
+    return response.SerializeToString()
 
 
 def _details(refusal: Refusal) -> tuple[tuple[str, str | bytes], ...]:
