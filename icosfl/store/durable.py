@@ -19,6 +19,7 @@ with quiet_dataclay():
     from dataclay.exceptions import ObjectNotFound, ObjectStorageError
     from dataclay.lock_manager import lock_manager
     from dataclay.runtime import BackendRuntime
+    from dataclay.utils.serialization import DataClayPickler
 
     from icosfl.store.model import TimeSeriesData
 
@@ -57,36 +58,31 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
         if self._task:
             self._task.cancel()
 
-    async def load_object(self, instance: TimeSeriesData) -> None:
+    async def load_object(self, instance: Any) -> None:
         """Load an object from its last whole file.
 
         Raises:
             ObjectNotFound: there is none.
             StoreUnavailable: the file system refuses, or this release cannot read what is there.
         """
-        path = self._path(instance)
-        async with self._files:
-            if instance._dc_is_loaded:
+        object_id = instance._dc_meta.id
+        async with self._files, lock_manager.get_lock(object_id).writer_lock:
+            if instance._dc_is_loaded or not instance._dc_is_local:
                 return
-            try:
-                is_there = await asyncio.to_thread(checkpoint.recover, path)
-            except OSError as error:
-                raise StoreUnavailable(
-                    f"{path} cannot be read: {error.strerror}",
-                    cure="mend the file system, then restart dataclay-backend",
-                ) from error
-            try:
-                await super().load_object(instance)
-            except ObjectNotFound as error:
-                if is_there:  # its rows are not lost, so nobody may begin again without them
-                    raise StoreUnavailable(
-                        f"{path} is whole but cannot be loaded: {error.__cause__!r}",
-                        cure="go back to the release that wrote it, or move the file away to begin without rows",
-                    ) from error
-                raise
-            instance.note_checkpoint(instance.position, before_stays=False)
+            found = await asyncio.to_thread(_read, self._path(instance))
+            if found is None:
+                raise ObjectNotFound(object_id)
+            _, properties, state = found
+            if state is None:
+                vars(instance).update(properties)
+            else:
+                instance.__setstate__(state)
+            instance._dc_is_loaded = True
+            self.add_hard_reference(instance)
+            if isinstance(instance, TimeSeriesData):
+                instance.note_checkpoint(instance.position, before_stays=False)
 
-    async def unload_object(self, instance: TimeSeriesData, timeout: float = 0, force: bool = False) -> None:  # noqa: ARG002
+    async def unload_object(self, instance: Any, timeout: float = 0, force: bool = False) -> None:  # noqa: ARG002
         """Write an object and let go of it; arguments as in dataClay, which ignores them too.
 
         Raises:
@@ -131,7 +127,7 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
                 except OSError as error:
                     logger.error("cannot write %s: %s", self._path(instance), error)  # noqa: TRY400  # it is no bug
 
-    async def _unload(self, instance: TimeSeriesData) -> None:
+    async def _unload(self, instance: Any) -> None:
         object_id = instance._dc_meta.id
         async with self._files, lock_manager.get_lock(object_id).writer_lock:
             if not (instance._dc_is_local and instance._dc_is_loaded):
@@ -139,14 +135,16 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
             # From here on whoever calls the object loads it, and so waits for the lock: no row can come between.
             instance._dc_is_loaded = False
             self.remove_hard_reference(instance)
-            if self._is_new(instance):
-                try:
+            try:
+                if not isinstance(instance, TimeSeriesData):
+                    await asyncio.to_thread(_write, self._path(instance), instance._dc_state)
+                elif self._is_new(instance):
                     await self._write(instance)
-                except OSError as error:
-                    instance._dc_is_loaded = True
-                    self.add_hard_reference(instance)
-                    logger.error("cannot write %s: %s", self._path(instance), error)  # noqa: TRY400
-                    raise ObjectStorageError(object_id) from error
+            except OSError as error:
+                instance._dc_is_loaded = True
+                self.add_hard_reference(instance)
+                logger.error("cannot write %s: %s", self._path(instance), error)  # noqa: TRY400
+                raise ObjectStorageError(object_id) from error
             instance._clean_dc_properties()
 
     async def _write(self, instance: TimeSeriesData) -> None:
@@ -162,7 +160,7 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
         """Whether the newest generation lacks something, or is gone."""
         return instance.generations[1] != instance.position[1] or not self._path(instance).exists()
 
-    def _path(self, instance: TimeSeriesData) -> Path:
+    def _path(self, instance: Any) -> Path:
         return self._directory / str(instance._dc_meta.id)
 
 
@@ -179,5 +177,28 @@ class DurableRuntime(BackendRuntime):  # type: ignore[misc]
 
 
 def _write(path: Path, state: Any) -> bool:
-    """Write a state that nobody changes any more."""
-    return checkpoint.write(path, lambda sink: pickle.dump(state, sink, protocol=5))
+    """Write a state that nobody changes any more; as `checkpoint.write`."""
+    return checkpoint.write(path, lambda sink: DataClayPickler(sink).dump(state))
+
+
+def _read(path: Path) -> Any:
+    """The state that the last whole file holds, or None when there is none.
+
+    Raises:
+        StoreUnavailable: the file system refuses, or this release cannot read it: the rows are not lost.
+    """
+    try:
+        if not checkpoint.recover(path):
+            return None
+        with path.open("rb") as file:
+            return pickle.load(file)  # noqa: S301  # written by ourselves, checksum verified
+    except OSError as error:
+        raise StoreUnavailable(
+            f"{path} cannot be read: {error.strerror}",
+            cure="mend the file system, then restart dataclay-backend",
+        ) from error
+    except Exception as error:
+        raise StoreUnavailable(
+            f"{path} is whole but cannot be loaded: {error!r}",
+            cure="go back to the release that wrote it, or move the file away to begin without rows",
+        ) from error

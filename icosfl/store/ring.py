@@ -86,7 +86,12 @@ class Ring:
         if newest is None or times[0] > newest:
             self._push(times, values)
             return True
-        return self._merge(times, values)
+        late = int(np.searchsorted(times, newest, side="right"))
+        changed = self._merge(times[:late], values[:late])
+        if late < len(times):
+            self._push(times[late:], values[late:])
+            return True
+        return changed
 
     def resize(self, capacity: int) -> None:
         """Keep `capacity` rows from now on; the oldest rows go if there are more.
@@ -112,7 +117,7 @@ class Ring:
         self._start = max(self._start, self._end - self._capacity)
 
     def _merge(self, times: Times, values: Values) -> bool:
-        """Add rows of which some are not newer than all there are; only the window after the first is rebuilt."""
+        """Add rows that are not newer than all there are; only the window after the first of them is rebuilt."""
         untouched = int(np.searchsorted(self._times[self._start : self._end], times[0]))
         after = slice(self._start + untouched, self._end)
         old_times, old_values = self._times[after].copy(), self._values[after].copy()
