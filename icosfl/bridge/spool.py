@@ -7,7 +7,6 @@ right to commit; the one that gets it commits all that are pending, and the othe
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import time
@@ -17,19 +16,17 @@ from threading import Condition, Lock
 from typing import Literal
 
 from icosfl.bridge import spool_format
+from icosfl.bridge.spool_files import NO_ROOM, SpoolFiles
 from icosfl.bridge.spool_format import Found
-from icosfl.bridge.spool_recovery import recover
-from icosfl.bridge.spool_segment import Segment, paths_in
-from icosfl.errors import RunFailed, SpoolFailed, SpoolFull, Unavailable
+from icosfl.bridge.spool_segment import Segment
+from icosfl.errors import SpoolFailed, SpoolFull, Unavailable
 from icosfl.schema import Rows, Schema
 from icosfl.store.memory import check_width
 
 logger = logging.getLogger(__name__)
 
 _SEGMENT_BYTES = 4 << 20
-_WORTH_ROTATING = 32 << 10
 _PROBE_BYTES = 4096
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,84 +83,41 @@ class Spool:
         self._directory = directory
         self._schema = schema
         self._limits = limits
-        self._segment_bytes = min(_SEGMENT_BYTES, limits.max_bytes // 8)
-        self._committing = Lock()  # held while files are written, made and removed; taken before _files
-        self._files = (
-            Condition()
-        )  # held while the list of files, an index or what is pending changes, and while reading
+        self._files = SpoolFiles(directory, schema, min(_SEGMENT_BYTES, limits.max_bytes // 8))
+        self._committing = Lock()  # held while files are written, made and removed; taken before _state
+        self._state = Condition()  # held while what is pending or in the files changes, and while they are read
         self._pending: list[_Append] = []
-        self._segments: list[Segment] = []
         self._closed = False
         self._trouble = ""
-        self._needs = 0  # so many bytes of room end the trouble; 0 while there is none or it is another
-        self._unsynced = False
+        self._needs = 0  # so many bytes within max_bytes would end the trouble; 0 when it is another
         self._synced_at = time.monotonic()
-        self.damaged = 0
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(directory, os.O_RDONLY)
-        except OSError as error:
-            raise self._unusable(error) from error
-        try:
-            self._open()
-        except OSError as error:
-            self._let_go()
-            raise self._unusable(error) from error
-        except RunFailed:
-            self._let_go()
-            raise
-
-    def _open(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunFailed(
-                f"spool: another process uses {self._directory}",
-                cure="stop the other bridge, or give this one another directory",
-            ) from error
-        if not os.access(self._directory, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        for path in paths_in(self._directory):
-            recovered = recover(path, self._schema)
-            self._segments.append(recovered.segment)
-            self.damaged += recovered.damaged
-        self.last = max((segment.last for segment in self._segments), default=0)
-        oldest = next((segment.oldest for segment in self._segments if segment.oldest is not None), self.last + 1)
-        self.forgotten = oldest - 1
-        if not self._segments:
-            try:
-                self._add_segment()
-            except OSError as error:
-                if error.errno not in _NO_ROOM:
-                    raise
-                self._note_trouble(self._refusal(error))
+        self.damaged = self._files.damaged
+        self.last = self._files.last
+        first = self._files.first_after(0)
+        self.forgotten = (first.oldest or 1) - 1 if first else self.last
+        if self._files.newest is None:
+            self._note_trouble(self._refusal(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
         if self.records:
-            logger.info("%s: %d records are there from before", self._directory, self.records)
-
-    def _unusable(self, error: OSError) -> RunFailed:
-        return RunFailed(
-            f"spool: {error.filename or self._directory}: {error.strerror}",
-            cure="make the directory and its files readable and writable for this user",
-        )
+            logger.info("%s: %d records are there from before", directory, self.records)
 
     @property
     def bytes(self) -> int:
         """What its files take."""
-        with self._files:
-            return sum(segment.end for segment in self._segments)
+        with self._state:
+            return self._files.bytes
 
     @property
     def records(self) -> int:
         """How many records it has that are not forgotten."""
-        with self._files:
-            return sum(segment.records_after(self.forgotten) for segment in self._segments)
+        with self._state:
+            return self._files.records_after(self.forgotten)
 
     @property
     def oldest_time(self) -> int | None:
         """The time, in ns since the epoch, of the oldest record that is not forgotten; None when there is none."""
-        with self._files:
-            times = (segment.time_after(self.forgotten) for segment in self._segments)
-            return next((time for time in times if time is not None), None)
+        with self._state:
+            first = self._files.first_after(self.forgotten)
+            return first.time_after(self.forgotten) if first else None
 
     @property
     def trouble(self) -> str:
@@ -182,7 +136,7 @@ class Spool:
         if not len(rows):
             return self.last
         mine = _Append(rows)
-        with self._files:
+        with self._state:
             self._pending.append(mine)
         with self._committing:
             if mine.number is None and mine.error is None:
@@ -193,7 +147,7 @@ class Spool:
 
     def _commit(self) -> None:
         """Write all that is pending, as far as there is room, and tell each append what became of it."""
-        with self._files:
+        with self._state:
             taken, self._pending = self._pending, []
         fits = self._that_fit(taken)
         if not fits:
@@ -205,18 +159,19 @@ class Spool:
                 append.error = self._refusal(error)
             self._note_trouble(self._refusal(error))
             return
-        with self._files:
+        with self._state:
             segment.note(records)
             self.last = records[-1].number
-            self._files.notify_all()
+            self._state.notify_all()
         for append, record in zip(fits, records, strict=True):
             append.number = record.number
-        if len(fits) == len(taken):
+        if self._fits_again():
             self._note_trouble(None)
 
     def _that_fit(self, taken: list[_Append]) -> list[_Append]:
         fits = []
-        room = self._limits.max_bytes - self.bytes - len(spool_format.header_of(self._schema))
+        most = self._limits.max_bytes - len(spool_format.header_of(self._schema))
+        room = most - self.bytes
         for append in taken:
             if self._closed:
                 append.error = SpoolFailed(f"spool: {self._directory} is closed")
@@ -228,14 +183,18 @@ class Spool:
                     f"spool: {self._directory} has no room for {append.size} bytes within {self._limits.max_bytes}",
                     cure="see why the store takes nothing: icosfl status; or raise max_bytes of icosfl_spool",
                 )
-                self._note_trouble(append.error, append.size)
+                if append.size <= most:  # else it would be in trouble for ever
+                    self._note_trouble(append.error, append.size)
         return fits
+
+    def _fits_again(self) -> bool:
+        """Whether there is room for what there was none for."""
+        return self.bytes + self._needs <= self._limits.max_bytes - len(spool_format.header_of(self._schema))
 
     def _write(self, appends: list[_Append]) -> tuple[Segment, list[Found]]:
         """Write records to the newest file, or to a new one; raises `OSError`, and then nothing of them stays."""
-        segment = self._segments[-1] if self._segments else None
-        if segment is None or not self._may_grow(segment):
-            segment = self._add_segment()
+        with self._state:
+            segment = self._files.to_write(self.last + 1)
         records: list[Found] = []
         encoded: list[bytes] = []
         start = segment.end
@@ -244,41 +203,25 @@ class Spool:
             encoded.append(segment.record(number, append.payload))
             start += append.size
         due = self._limits.fsync == "always" or self._is_due()
-        self._unsynced = True
         segment.write(b"".join(encoded), sync=due)
         if due:
-            self._unsynced, self._synced_at = False, time.monotonic()
+            self._sync()
         return segment, records
-
-    def _may_grow(self, segment: Segment) -> bool:
-        return segment.trusted and segment.schema == self._schema and segment.end < self._segment_bytes
-
-    def _add_segment(self) -> Segment:
-        self._sync()
-        segment = Segment.create(self._directory, self.last + 1, self._schema)
-        with self._files:
-            replaced = [old for old in self._segments if old.path == segment.path]  # it had no record
-            self._segments = [old for old in self._segments if old.path != segment.path] + [segment]
-        for old in replaced:
-            old.close()
-        return segment
 
     def _is_due(self) -> bool:
         return self._limits.fsync == "interval" and time.monotonic() - self._synced_at >= self._limits.fsync_seconds
 
     def _sync(self) -> None:
-        """Have on the disk what may still be with the kernel, if the limits want it there at all."""
-        if not self._unsynced or self._limits.fsync == "never":
-            return
-        self._unsynced, self._synced_at = False, time.monotonic()
+        """Have on the disk what is still with the kernel."""
+        self._synced_at = time.monotonic()
         try:
-            self._segments[-1].sync()
+            self._files.sync()
         except OSError:
             logger.exception("%s: records of the last seconds may not outlive a power cut", self._directory)
 
     def _refusal(self, error: OSError) -> Unavailable:
         text = f"spool: {self._directory}: {error.strerror}"
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             return SpoolFull(text, cure="make room on its disk")
         return SpoolFailed(text, cure="see whether its disk is whole and mounted for writing")
 
@@ -298,9 +241,9 @@ class Spool:
         Raises:
             SpoolFailed: the disk refuses.
         """
-        with self._files:
+        with self._state:
             after = max(after, self.forgotten)
-            segment = next((each for each in self._segments if each.records_after(after)), None)
+            segment = self._files.first_after(after)
             if segment is None:
                 return ()
             try:
@@ -323,8 +266,8 @@ class Spool:
         Returns:
             Whether there is one.
         """
-        with self._files:
-            came = self._files.wait_for(lambda: self._closed or self._has(after), timeout)
+        with self._state:
+            came = self._state.wait_for(lambda: self._closed or self._has(after), timeout)
             if came:
                 return self._has(after)
         with self._committing:
@@ -332,7 +275,7 @@ class Spool:
         return False
 
     def _has(self, after: int) -> bool:
-        return any(segment.records_after(max(after, self.forgotten)) for segment in self._segments)
+        return self._files.first_after(max(after, self.forgotten)) is not None
 
     def _tend(self) -> None:
         if self._closed:
@@ -341,9 +284,8 @@ class Spool:
             self._sync()
         if self._trouble and not self._needs:
             try:
-                segment = self._segments[-1] if self._segments else None
-                if segment is None or not self._may_grow(segment):
-                    segment = self._add_segment()
+                with self._state:
+                    segment = self._files.to_write(self.last + 1)
                 segment.probe(_PROBE_BYTES)
             except OSError:
                 return
@@ -354,42 +296,28 @@ class Spool:
 
         Their files go once all records of a file are forgotten; until then a restart brings them back.
         """
-        with self._committing, self._files:
+        with self._committing, self._state:
             if self._closed:
                 return
             self.forgotten = max(self.forgotten, min(upto, self.last))
             try:
-                self._free()
+                self._files.free(self.forgotten, self.last + 1)
             except OSError as error:
                 logger.warning("%s: forgotten records cannot be removed: %s", self._directory, error)
-            if self._needs and self.bytes + self._needs <= self._limits.max_bytes:
+            if self._needs and self._fits_again():
                 self._note_trouble(None)
-
-    def _free(self) -> None:
-        while len(self._segments) > 1 and self._segments[0].last <= self.forgotten:
-            self._segments.pop(0).remove()
-        newest = self._segments[-1] if self._segments else None
-        worth = min(_WORTH_ROTATING, self._segment_bytes // 2)
-        if newest is not None and newest.last <= self.forgotten and newest.end > worth:
-            newest.begin_anew(self.last + 1)
 
     def close(self) -> None:
         """Let go of the directory; appends that come later fail, and who waits returns."""
         with self._committing:
             if self._closed:
                 return
-            if self._segments:
+            if self._limits.fsync != "never":
                 self._sync()
-            with self._files:
+            with self._state:
                 self._closed = True
-                self._let_go()
-                self._files.notify_all()
-
-    def _let_go(self) -> None:
-        for segment in self._segments:
-            segment.close()
-        self._segments = []
-        os.close(self._lock)
+                self._files.close()
+                self._state.notify_all()
 
 
 def _rows(segment: Segment, data: bytes, record: Found | None, schema: Schema) -> Rows:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from icosfl.bridge import spool_format
 from icosfl.bridge.spool_format import Found, Header, Scan
-from icosfl.bridge.spool_segment import Segment
+from icosfl.bridge.spool_segment import Segment, sync_directory
 from icosfl.schema import Schema
 
 logger = logging.getLogger(__name__)
@@ -75,12 +75,13 @@ def _rewritten(path: Path, schema: Schema, data: bytes, found: tuple[Found, ...]
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
+        sync_directory(path.parent)
     except OSError:
         fresh.unlink(missing_ok=True)
         raise
     whole = path.read_bytes()
     segment = Segment(os.open(path, os.O_RDWR), path, schema, len(header), len(whole))
-    segment.note(segment.scan(whole[len(header) :], len(header)).found)
+    segment.note(segment.scan(whole, len(header)).found)
     return segment
 
 

@@ -27,6 +27,7 @@ class Segment:
 
     Attributes:
         trusted: Whether records may be written to it.
+        unsynced: Whether some of it may be with the kernel only.
     """
 
     def __init__(self, descriptor: int, path: Path, schema: Schema, start: int, end: int) -> None:
@@ -36,6 +37,7 @@ class Segment:
         self.last = self.first - 1
         self.end = end
         self.trusted = True
+        self.unsynced = False
         self._seed = spool_format.seed_of(schema)
         self._descriptor = descriptor
         self._start = start
@@ -79,6 +81,7 @@ class Segment:
             while left:
                 count = os.pwrite(self._descriptor, left, place)
                 place, left = place + count, left[count:]
+            self.unsynced = True
             if sync:
                 self.sync()
             written = True
@@ -97,8 +100,9 @@ class Segment:
         """Have on the disk what was written.
 
         Raises:
-            OSError: it cannot be said whether it is.
+            OSError: it cannot be said whether it is; asking again would not tell.
         """
+        self.unsynced = False
         try:
             os.fsync(self._descriptor)
         except OSError:
