@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -124,6 +125,37 @@ def test_the_newest_rows_can_be_read_alone() -> None:
     assert ring.read(5)[0].tolist() == [10, 20]
     assert ring.read(0)[1].shape == (0, 2)
     assert (ring.oldest, ring.newest, len(ring)) == (10, 20, 2)
+
+
+def test_reading_some_rows_of_a_large_window_copies_no_others() -> None:
+    ring = Ring(100_000, 2)
+    ring.append(np.arange(100_000, dtype=np.int64), np.zeros((100_000, 2)))
+
+    tracemalloc.start()
+    try:
+        times, kept = ring.read(10)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert times.nbytes + kept.nbytes == 240
+    assert most < 10_000
+    assert times.base is None
+    assert kept.base is None
+
+
+def test_late_rows_that_come_with_new_ones_rebuild_the_late_part_only(monkeypatch) -> None:
+    ring = Ring(100_000, 2)
+    ring.append(np.arange(100_000, dtype=np.int64), np.zeros((100_000, 2)))
+    rebuilt: list[int] = []
+    union = np.union1d
+    monkeypatch.setattr(np, "union1d", lambda old, new: rebuilt.append(len(old) + len(new)) or union(old, new))
+
+    for start in range(99_997, 109_997, 1000):
+        ring.append(np.arange(start, start + 1003, dtype=np.int64), np.ones((1003, 2)))
+
+    assert rebuilt == [6] * 10
+    assert len(ring) == 100_000
 
 
 def test_an_empty_ring_has_neither_oldest_nor_newest_row() -> None:
