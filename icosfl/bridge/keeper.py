@@ -79,6 +79,8 @@ class StoreKeeper:
         return answer
 
     def _note(self, trouble: str) -> None:
+        if self._closed:
+            return
         self._trouble = trouble
         answers = not trouble
         if answers != self._answers:

@@ -1,15 +1,27 @@
-"""A bridge on free loopback ports over a store in memory that can be made to fail or to wait."""
+"""A bridge on free loopback ports over a store in memory that can be made to fail or to wait, or to be killed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from threading import Event
 
 import pytest
 
 from icosfl.bridge import Bridge
-from icosfl.config import BridgeConfig, Endpoint, RuleConfig, SeriesConfig, SourceConfig, StoreConfig, schema_of
+from icosfl.config import (
+    BridgeConfig,
+    Endpoint,
+    RuleConfig,
+    SenderLimits,
+    SeriesConfig,
+    SourceConfig,
+    SpoolConfig,
+    StoreConfig,
+    schema_of,
+)
 from icosfl.errors import StoreUnavailable
 from icosfl.schema import Rows
 from icosfl.store import Position, SeriesStore, StoreInfo
@@ -49,6 +61,8 @@ CONFIG = BridgeConfig(
     retry_seconds=0.05,
     drain_seconds=10,
     max_message_bytes=4 * 2**20,
+    spool=SpoolConfig(Path("set by the fixture"), 2**20, "always", 1.0),
+    limits=SenderLimits(1e9, 1e12, 1.0, 100),
     store=StoreConfig("memory", "rows", 1000, 5, Endpoint("127.0.0.1", 1), "local", "user", "word"),
     series=SERIES,
     rules=RULES,
@@ -57,7 +71,10 @@ CONFIG = BridgeConfig(
 
 
 class MoodyStore(MemoryStore):
-    """A store that is down while `down` is set, and whose appends wait until `open` is set."""
+    """A store that is down while `down` is set, and whose appends wait until `open` is set.
+
+    What outlives its being killed is what it said it would; until `saving` is set nothing does.
+    """
 
     def __init__(self) -> None:
         super().__init__(schema_of(SERIES), 1000)
@@ -65,6 +82,8 @@ class MoodyStore(MemoryStore):
         self.open = Event()
         self.open.set()
         self.asked = Event()
+        self.saving = Event()
+        self.saving.set()
         self.appends = 0
 
     def append(self, rows: Rows) -> Position:
@@ -78,6 +97,24 @@ class MoodyStore(MemoryStore):
         self._check_up()
         return super().info()
 
+    def saved(self) -> Position:
+        self._check_up()
+        position = super().saved()
+        return position if self.saving.is_set() else Position(position.epoch, -1)
+
+    def be_killed(self) -> None:
+        """Lose all rows, and begin a new epoch."""
+        fresh = MemoryStore(self.schema, 1000)
+        with self._changed:
+            self._ring, self._position = fresh._ring, fresh._position
+            self._changed.notify_all()
+
+    def until(self, rows: int) -> Rows:
+        """The window as soon as it has so many rows."""
+        while (info := self.info()).rows < rows:
+            assert self.wait(info.position, 20), f"{info.rows} of {rows} rows came"
+        return self.window().rows
+
     def _check_up(self) -> None:
         if self.down.is_set():
             raise StoreUnavailable("the store is down", cure="wait")
@@ -89,8 +126,8 @@ def store() -> MoodyStore:
 
 
 @pytest.fixture
-def config() -> BridgeConfig:
-    return CONFIG
+def config(tmp_path: Path) -> BridgeConfig:
+    return replace(CONFIG, spool=replace(CONFIG.spool, directory=tmp_path / "spool"))
 
 
 @pytest.fixture

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import math
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from threading import Event
 
 import grpc
@@ -44,7 +47,12 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from icosfl.bridge import Bridge
 from icosfl.bridge.servicer import SERVICE
-from icosfl.schema import Rows
+from icosfl.bridge.spool import Spool
+from icosfl.collect.otlp import Origin, Sender, Verdict
+from icosfl.collect.points import Batch, Kind, Point
+from icosfl.config import SenderLimits
+from icosfl.errors import SpoolFull
+from icosfl.schema import Rows, Schema
 
 T0 = 1_700_000_000_000_000_000
 MILLI = 1_000_000
@@ -96,6 +104,35 @@ def load(value: float = 1.5, when: int = T0) -> dict[str, object]:
     return {"name": "system.load", "gauge": {"dataPoints": [{"asDouble": value, "timeUnixNano": when}]}}
 
 
+def points(count: int, first: int) -> ExportMetricsServiceRequest:
+    """So many points of one series, a second apart."""
+    numbers = [{"asDouble": n, "timeUnixNano": first + n * 10**9} for n in range(count)]
+    return request({"name": "system.load", "gauge": {"dataPoints": numbers}})
+
+
+def point(second: int) -> Point:
+    """A point as our collector sends it."""
+    return Point("system.load", "1", Kind.GAUGE, 1.5, T0 + second * 10**9)
+
+
+def retry_delay(error: grpc.RpcError, code: grpc.StatusCode) -> float:
+    """Milliseconds after which the sender shall come again."""
+    details = Status.FromString(dict(error.trailing_metadata())["grpc-status-details-bin"])
+    assert details.code == code.value[0]
+    delay = RetryInfo()
+    assert details.details[0].Unpack(delay)
+    return delay.retry_delay.ToMilliseconds()
+
+
+def until(bridge: Bridge, condition: Callable[[dict[str, float]], bool]) -> dict[str, float]:
+    """The page as soon as it is so."""
+    pause, end = Event(), time.monotonic() + 20
+    while not condition(counts := page(bridge)):
+        assert time.monotonic() < end, counts
+        pause.wait(0.02)
+    return counts
+
+
 def page(bridge: Bridge) -> dict[str, float]:
     with urllib.request.urlopen(f"http://{bridge.pages_listen}/metrics", timeout=5) as answer:
         lines: Sequence[str] = answer.read().decode().splitlines()
@@ -111,7 +148,7 @@ def test_integers_doubles_gauges_and_sums_of_the_sdk_become_one_row(store, expor
 
     assert exporter.export(MetricsData([resource("host", *metrics)])) is MetricExportResult.SUCCESS
 
-    rows = store.window().rows
+    rows = store.until(1)
     assert_array_equal(rows.times, [T0])
     assert_array_equal(rows.values, [[25.0, 3.0, 2.0, math.nan]])
 
@@ -126,7 +163,7 @@ def test_several_resources_of_one_request_join_their_rows(store, exporter) -> No
 
     assert exporter.export(data) is MetricExportResult.SUCCESS
 
-    assert_allclose(store.window().rows.values, [[math.nan, 6.0, 1.5, 12.5]])
+    assert_allclose(store.until(1).values, [[math.nan, 6.0, 1.5, 12.5]])
 
 
 def test_a_meter_provider_delivers_what_its_instruments_observe(bridge, store, exporter) -> None:
@@ -149,7 +186,7 @@ def test_a_meter_provider_delivers_what_its_instruments_observe(bridge, store, e
     finally:
         provider.shutdown()
 
-    rows = store.window().rows
+    rows = store.until(1)
     assert_array_equal(rows.values[0], [math.nan, 1.0, 0.75, math.nan])
     assert before <= rows.times[0] <= time.time_ns()
     counts = page(bridge)
@@ -164,7 +201,7 @@ def test_a_histogram_beside_a_gauge_is_dropped_and_told(store, stub) -> None:
 
     assert answer.partial_success.rejected_data_points == 2
     assert "histogram" in answer.partial_success.error_message
-    assert len(store.window().rows) == 1
+    assert len(store.until(1)) == 1
 
 
 def test_the_sdks_histogram_points_are_dropped_and_the_export_succeeds(store, exporter) -> None:
@@ -182,7 +219,7 @@ def test_a_nan_is_told_and_leaves_the_rest_of_its_row(store, stub) -> None:
     answer = stub.Export(request(cpu, load()), timeout=5)
 
     assert answer.partial_success.rejected_data_points == 1
-    assert_array_equal(store.window().rows.values, [[math.nan, math.nan, 1.5, math.nan]])
+    assert_array_equal(store.until(1).values, [[math.nan, math.nan, 1.5, math.nan]])
 
 
 def test_a_metric_that_no_rule_asks_for_is_dropped_without_a_warning(bridge, store, stub) -> None:
@@ -214,10 +251,9 @@ def test_an_answer_says_how_many_points_are_stored(stub) -> None:
 
 def test_points_from_before_a_full_window_are_not_acknowledged_as_stored(bridge, store, stub) -> None:
     store.append(Rows(np.arange(T0, T0 + 1000, dtype=np.int64), np.ones((1000, 4))))
-    seen, deadline = Event(), time.monotonic() + 20
-    while stub.Export(request(load(when=T0 - 1)), timeout=5).partial_success.rejected_data_points != 1:
-        assert time.monotonic() < deadline, "the bridge has not seen that the window is full"
-        seen.wait(0.02)
+    until(
+        bridge, lambda _: stub.Export(request(load(when=T0 - 1)), timeout=5).partial_success.rejected_data_points == 1
+    )
 
     assert stub.Export(request(load(when=T0 + 2000)), timeout=5) == ExportMetricsServiceResponse()
     assert page(bridge)['icosfl_bridge_points_dropped_total{reason="too_old"}'] >= 1
@@ -243,7 +279,7 @@ def test_bytes_that_are_no_request_are_an_invalid_argument_and_harm_nobody(bridg
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "ExportMetricsServiceRequest" in caught.value.details()
     stub.Export(request(load()), timeout=5)
-    assert store.appends == 1
+    assert len(store.until(1)) == 1
     assert page(bridge)['icosfl_bridge_requests_total{code="INVALID_ARGUMENT"}'] == 1
 
 
@@ -274,99 +310,199 @@ def test_gzip_is_accepted(bridge, store) -> None:
         exporter.shutdown()
 
     assert result is MetricExportResult.SUCCESS
-    assert_array_equal(store.window().rows.values[:, 2], [2.5])
+    assert_array_equal(store.until(1).values[:, 2], [2.5])
 
 
 def test_a_repeated_request_changes_nothing(store, stub) -> None:
-    stub.Export(request(load()), timeout=5)
-    position = store.info().position
+    for value in (1.5, 1.5):
+        stub.Export(request(load(value)), timeout=5)
+    stub.Export(request(load(2.5, T0 + 10**9)), timeout=5)
 
-    stub.Export(request(load()), timeout=5)
-
-    assert store.info().rows == 1
-    assert store.info().position == position
+    assert_array_equal(store.until(2).values[:, 2], [1.5, 2.5])
+    assert store.info().rows == 2
 
 
-def test_nothing_is_acknowledged_while_the_store_has_not_taken_it(store, stub) -> None:
+def test_points_that_come_late_are_put_in_their_place(store, stub) -> None:
+    for when in (3, 1, 2, 0):
+        stub.Export(request(load(when, T0 + when * 10**9)), timeout=5)
+
+    assert_array_equal(store.until(4).values[:, 2], [0, 1, 2, 3])
+
+
+def test_what_comes_while_the_store_is_down_is_acknowledged_and_there_when_it_is_back(bridge, store, exporter) -> None:
+    store.down.set()
+
+    for second in range(5):
+        data = MetricsData([resource("host", gauge("system.load", number(second, T0 + second * 10**9)))])
+        assert exporter.export(data) is MetricExportResult.SUCCESS
+    counts = page(bridge)
+    assert counts["icosfl_bridge_points_stored_total"] == 5
+    assert counts["icosfl_bridge_spool_records"] == 5
+    assert counts["icosfl_bridge_spool_oldest_timestamp_seconds"] == T0 / 1e9
+    assert counts["icosfl_bridge_rows_forwarded_total"] == 0
+    store.down.clear()
+
+    assert_array_equal(store.until(5).values[:, 2], range(5))
+
+
+def test_what_waited_for_a_store_that_hangs_goes_to_it_in_one_call(store, stub) -> None:
     store.open.clear()
-
-    call = stub.Export.future(request(load()), timeout=20)
+    stub.Export(request(load(0, T0)), timeout=5)
     assert store.asked.wait(5)
-    assert not call.done()
-    assert store.info().rows == 0
+    for second in range(1, 20):
+        stub.Export(request(load(second, T0 + second * 10**9)), timeout=5)
     store.open.set()
 
-    assert call.result() == ExportMetricsServiceResponse()
-    assert store.info().rows == 1
+    assert_array_equal(store.until(20).values[:, 2], range(20))
+    assert store.appends == 2
 
 
-def test_a_store_that_is_down_makes_senders_come_again(bridge, store, stub) -> None:
+def test_rows_that_a_killed_store_lost_are_handed_over_again(bridge, store, stub) -> None:
+    store.saving.clear()
+    for second in range(3):
+        stub.Export(request(load(second, T0 + second * 10**9)), timeout=5)
+    store.until(3)
+    store.be_killed()
+
+    assert_array_equal(store.until(3).values[:, 2], range(3))
+    assert page(bridge)["icosfl_bridge_replays_total"] == 1
+
+
+def test_the_spool_forgets_what_the_store_cannot_lose(bridge, store, stub) -> None:
+    store.saving.clear()
+    stub.Export(request(load()), timeout=5)
+    store.until(1)
+    assert page(bridge)["icosfl_bridge_spool_records"] == 1
+    store.saving.set()
+
+    counts = until(bridge, lambda counts: counts["icosfl_bridge_spool_records"] == 0)
+
+    assert "icosfl_bridge_spool_oldest_timestamp_seconds" not in counts
+    assert counts["icosfl_bridge_replays_total"] == 0
+
+
+def test_a_full_spool_makes_senders_come_again_until_the_store_is_back(bridge, store, stub) -> None:
     store.down.set()
+    batches = (points(5000, T0 + n * 5000 * 10**9) for n in itertools.count())
 
+    answers: list[ExportMetricsServiceResponse] = []
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Export(request(load(), load(2.5, T0 + 10**9)), timeout=5)
+        answers.extend(stub.Export(batch, timeout=20) for batch in batches)
+    taken = len(answers)
 
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert "the store is down" in caught.value.details()
-    trailers = dict(caught.value.trailing_metadata())
-    details = Status.FromString(trailers["grpc-status-details-bin"])
-    delay = RetryInfo()
-    assert details.code == grpc.StatusCode.UNAVAILABLE.value[0]
-    assert details.details[0].Unpack(delay)
-    assert delay.retry_delay.ToMilliseconds() == 50
+    assert "no room" in caught.value.details()
+    assert retry_delay(caught.value, grpc.StatusCode.UNAVAILABLE) == 50
     counts = page(bridge)
-    assert counts["icosfl_bridge_points_refused_total"] == 2
+    assert counts["icosfl_bridge_points_refused_total"] == 5000
+    assert counts["icosfl_bridge_points_stored_total"] == 5000 * taken > 0
     assert counts['icosfl_bridge_requests_total{code="UNAVAILABLE"}'] == 1
+    assert counts["icosfl_bridge_spool_up"] == 0
+    store.down.clear()
+
+    until(bridge, lambda counts: counts["icosfl_bridge_spool_up"] == 1)
+    last = next(batches)
+    assert stub.Export(last, timeout=20) == ExportMetricsServiceResponse()
+    newest = last.resource_metrics[0].scope_metrics[0].metrics[0].gauge.data_points[-1].time_unix_nano
+    until(bridge, lambda _: store.info().newest == newest)
+    assert page(bridge)["icosfl_bridge_rows_forwarded_total"] == 5000 * (taken + 1)
 
 
-def test_the_sdks_exporter_delivers_once_the_store_is_back(bridge, store, exporter) -> None:
-    store.down.set()
+def test_the_sdks_exporter_delivers_once_the_spool_has_room(bridge, monkeypatch, store, exporter) -> None:
+    refused = Event()
+    append = Spool.append
+
+    def have_no_room(spool, rows):
+        refused.set()
+        raise SpoolFull("there is no room")
 
     with ThreadPoolExecutor(1) as sender:
+        monkeypatch.setattr(Spool, "append", have_no_room)
         export = sender.submit(exporter.export, MetricsData([resource("host", gauge("system.load", number(1.5)))]))
-        assert store.asked.wait(5)
-        store.down.clear()
+        assert refused.wait(5)
+        monkeypatch.setattr(Spool, "append", append)
 
         assert export.result(timeout=20) is MetricExportResult.SUCCESS
 
-    assert_array_equal(store.window().rows.times, [T0])
+    assert_array_equal(store.until(1).times, [T0])
     counts = page(bridge)
     assert counts["icosfl_bridge_points_stored_total"] == 1
     assert counts["icosfl_bridge_points_total"] == 1 + counts["icosfl_bridge_points_refused_total"]
 
 
-def test_a_store_that_hangs_holds_up_only_a_bounded_number_of_requests(store, stub) -> None:
-    store.open.clear()
-    done = Event()
+def test_requests_wait_for_a_thread_while_the_disk_hangs(store, stub, monkeypatch) -> None:
+    asked, disk = Event(), Event()
+    append = Spool.append
 
-    calls = [stub.Export.future(request(load(when=T0 + n * 10**9)), timeout=20) for n in range(30)]
-    refused = 0
-    for call in calls:
-        call.add_done_callback(lambda _: done.set())
-    assert done.wait(5)
-    store.open.set()
-    for call in calls:
-        error = call.exception()
-        if error is not None:
-            assert error.code() is grpc.StatusCode.UNAVAILABLE
-            refused += 1
+    def hang(spool, rows):
+        asked.set()
+        assert disk.wait(30)
+        return append(spool, rows)
 
-    assert refused
-    assert store.info().rows == len(calls) - refused
+    monkeypatch.setattr(Spool, "append", hang)
+    calls = [stub.Export.future(request(load(when=T0 + n * 10**9)), timeout=20) for n in range(100)]
+    assert asked.wait(5)
+    assert not any(call.done() for call in calls)
+    disk.set()
+
+    assert {call.result().SerializeToString() for call in calls} == {b""}
+    assert store.until(100).times.tolist() == [T0 + n * 10**9 for n in range(100)]
 
 
-def test_an_unforeseen_error_is_counted_and_the_next_request_is_served(bridge, store, stub, monkeypatch) -> None:
-    def fail(rows):
-        raise RuntimeError("a fault of the store's own")
+def test_a_store_of_other_series_is_tried_on_and_nothing_is_lost(bridge, store, stub, caplog) -> None:
+    right, store.schema = store.schema, Schema(store.schema.series[:2])
+    stub.Export(request(load()), timeout=5)
+    for _ in range(3):
+        store.asked.clear()
+        assert store.asked.wait(5)
+    said = [record for record in caplog.records if "do not fit the 2 series" in record.getMessage()]
+    store.schema = right
+
+    assert_array_equal(store.until(1).values[:, 2], [1.5])
+    assert len(said) == 1
+
+
+def test_an_unforeseen_error_is_counted_and_the_next_request_is_served(bridge, stub, monkeypatch) -> None:
+    def fail(spool, rows):
+        raise RuntimeError("a fault of the spool's own")
 
     with monkeypatch.context() as broken:
-        broken.setattr(store, "append", fail)
+        broken.setattr(Spool, "append", fail)
         with pytest.raises(grpc.RpcError) as caught:
             stub.Export(request(load()), timeout=5)
 
     assert caught.value.code() is grpc.StatusCode.UNKNOWN
     assert page(bridge)['icosfl_bridge_requests_total{code="UNKNOWN"}'] == 1
     assert stub.Export(request(load()), timeout=5) == ExportMetricsServiceResponse()
+
+
+def test_a_sender_that_sends_too_many_requests_is_told_when_to_come_again(start, config, store) -> None:
+    slow = SenderLimits(requests_per_second=0.001, points_per_second=1e9, burst_seconds=3000, senders=10)
+    bridge = start(replace(config, limits=slow), lambda: store)
+    with grpc.insecure_channel(str(bridge.listens)) as channel:
+        stub = MetricsServiceStub(channel)
+        for n in range(3):
+            stub.Export(request(load(when=T0 + n * 10**9)), timeout=5)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Export(request(load()), timeout=5)
+
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "127.0.0.1 sends more than 0.001 requests" in caught.value.details()
+    assert 900_000 < retry_delay(caught.value, grpc.StatusCode.RESOURCE_EXHAUSTED) <= 1_000_000
+    assert page(bridge)['icosfl_bridge_requests_total{code="RESOURCE_EXHAUSTED"}'] == 1
+
+
+def test_a_sender_of_too_many_points_waits_until_they_are_made_up_for(start, config, store) -> None:
+    slow = SenderLimits(requests_per_second=1e9, points_per_second=1, burst_seconds=10, senders=10)
+    bridge = start(replace(config, limits=slow), lambda: store)
+    with closing(Sender(bridge.listens, Origin("edge-01", "host"), 5)) as sender:
+        first = sender.send([Batch(T0, tuple(point(n) for n in range(1010)))])
+        second = sender.send([Batch(T0, (point(1010),))])
+
+    assert (first.verdict, first.stored) == (Verdict.STORED, 1010)
+    assert second.verdict is Verdict.AWAY  # and not refused for good: what it has it may send again
+    assert second.retry_seconds == pytest.approx(1000, abs=100)
+    assert len(store.until(1000)) == 1000
 
 
 def test_the_page_accounts_for_every_point(bridge, stub) -> None:
@@ -381,5 +517,5 @@ def test_the_page_accounts_for_every_point(bridge, stub) -> None:
     assert counts["icosfl_bridge_points_stored_total"] == dropped == 2
     assert counts["icosfl_bridge_rows_total"] == 2
     assert counts["icosfl_bridge_newest_row_timestamp_seconds"] == T0 / 1e9 + 1
-    assert counts["icosfl_bridge_store_seconds_count"] == 1
+    assert counts["icosfl_bridge_spool_seconds_count"] == 1
     assert counts['icosfl_bridge_requests_total{code="OK"}'] == 2

@@ -8,18 +8,18 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import asdict, replace
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
 import grpc
 import pytest
-import tomli_w
 from google.protobuf.json_format import ParseDict
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
@@ -31,31 +31,25 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import Me
 
 from icosfl.bridge import Bridge
 from icosfl.bridge.servicer import SERVICE
+from icosfl.bridge.spool import Spool
 from icosfl.config import BridgeConfig, Endpoint
-from icosfl.errors import ConfigError, RunFailed, SchemaMismatch, StoreUnavailable
+from icosfl.errors import ConfigError, RunFailed, SchemaMismatch, SpoolFailed, StoreUnavailable
+from support.bridge_service import as_toml
+from support.spools import disk_of
 
 SERVING = HealthCheckResponse.SERVING
 NOT_SERVING = HealthCheckResponse.NOT_SERVING
-LOAD = ParseDict(
-    {
-        "resourceMetrics": [
-            {
-                "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "host"}}]},
-                "scopeMetrics": [
-                    {
-                        "metrics": [
-                            {
-                                "name": "system.load",
-                                "gauge": {"dataPoints": [{"asDouble": 1.5, "timeUnixNano": 10**18}]},
-                            }
-                        ]
-                    }
-                ],
-            }
-        ]
-    },
-    ExportMetricsServiceRequest(),
-)
+
+
+def load(when: int) -> ExportMetricsServiceRequest:
+    """A request of one point."""
+    metric = {"name": "system.load", "gauge": {"dataPoints": [{"asDouble": 1.5, "timeUnixNano": when}]}}
+    sender = {"attributes": [{"key": "service.name", "value": {"stringValue": "host"}}]}
+    content = [{"resource": sender, "scopeMetrics": [{"metrics": [metric]}]}]
+    return ParseDict({"resourceMetrics": content}, ExportMetricsServiceRequest())
+
+
+LOAD, OLD = load(10**18), load(1)
 # A service whose store waits in each append until its standard input is closed, and says what it stored.
 SLOW_SERVICE = """
 import sys
@@ -74,6 +68,17 @@ class SlowStore(MemoryStore):
 
 sys.exit(main(sys.argv[1:], lambda config, schema: SlowStore(schema, config.capacity_rows)))
 """
+# A service whose store is down.
+STORELESS_SERVICE = """
+import sys
+from icosfl.bridge.__main__ import main
+from icosfl.errors import StoreUnavailable
+
+def open_store(config, schema):
+    raise StoreUnavailable("there is no store")
+
+sys.exit(main(sys.argv[1:], open_store))
+"""
 
 
 def health_until(endpoint: Endpoint, wanted: int, service: str = "") -> None:
@@ -85,8 +90,12 @@ def health_until(endpoint: Endpoint, wanted: int, service: str = "") -> None:
     pytest.fail("the health service ended its answers")
 
 
-def ready(bridge: Bridge) -> tuple[int, dict[str, object]]:
-    return get(bridge.pages_listen, "/readyz")
+def until(bridge: Bridge, ready: tuple[int, dict[str, object]]) -> None:
+    """Return as soon as /readyz says so."""
+    pause, end = Event(), time.monotonic() + 20
+    while (said := get(bridge.pages_listen, "/readyz")) != ready:
+        assert time.monotonic() < end, said
+        pause.wait(0.02)
 
 
 def get(endpoint: Endpoint, path: str) -> tuple[int, dict[str, object]]:
@@ -99,35 +108,42 @@ def get(endpoint: Endpoint, path: str) -> tuple[int, dict[str, object]]:
 
 
 @pytest.mark.parametrize("service", ["", SERVICE])
-def test_health_follows_the_store(bridge: Bridge, store, service: str) -> None:
+def test_health_follows_the_spool_and_not_the_store(bridge: Bridge, store, service: str, monkeypatch) -> None:
     health_until(bridge.listens, SERVING, service)
-    assert ready(bridge) == (200, {"ready": True, "reasons": []})
+    until(bridge, (200, {"ready": True, "reasons": [], "store": "answers"}))
 
     store.down.set()
-    health_until(bridge.listens, NOT_SERVING, service)
-    assert ready(bridge) == (503, {"ready": False, "reasons": ["the store is down (wait)"]})
-    assert get(bridge.pages_listen, "/healthz") == (200, {"alive": True})
+    until(bridge, (200, {"ready": True, "reasons": [], "store": "the store is down (wait)"}))
+    health_until(bridge.listens, SERVING, service)
 
-    store.down.clear()
+    with disk_of(monkeypatch) as disk, grpc.insecure_channel(str(bridge.listens)) as channel:
+        disk.room = 0
+        with pytest.raises(grpc.RpcError) as caught:
+            MetricsServiceStub(channel).Export(LOAD, timeout=5)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        health_until(bridge.listens, NOT_SERVING, service)
+        code, answer = get(bridge.pages_listen, "/readyz")
+        assert (code, answer["ready"]) == (503, False)
+        assert "No space left" in answer["reasons"][0]
+        assert get(bridge.pages_listen, "/healthz") == (200, {"alive": True})
+
     health_until(bridge.listens, SERVING, service)
 
 
-def test_health_is_answered_while_every_request_waits_for_the_store(bridge: Bridge, store) -> None:
-    health_until(bridge.listens, SERVING)
+def test_health_is_answered_while_the_store_hangs(bridge: Bridge, store) -> None:
     store.open.clear()
     with grpc.insecure_channel(str(bridge.listens)) as channel:
-        calls = [MetricsServiceStub(channel).Export.future(LOAD, timeout=20) for _ in range(40)]
+        for _ in range(40):
+            MetricsServiceStub(channel).Export(LOAD, timeout=5)
         assert store.asked.wait(5)
 
         assert HealthStub(channel).Check(HealthCheckRequest(), timeout=5).status == SERVING
 
-        store.open.set()
-        for call in calls:
-            call.exception(timeout=10)
+    store.open.set()
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("no store yet"), SchemaMismatch("other series in there")])
-def test_a_bridge_that_starts_before_its_store_becomes_healthy_by_itself(start, config, store, error) -> None:
+def test_a_bridge_takes_points_before_its_store_is_there(start, config, store, error) -> None:
     there = Event()
 
     def open_store():
@@ -137,32 +153,64 @@ def test_a_bridge_that_starts_before_its_store_becomes_healthy_by_itself(start, 
 
     bridge = start(config, open_store)
     with grpc.insecure_channel(str(bridge.listens)) as channel:
-        stub = MetricsServiceStub(channel)
-        with pytest.raises(grpc.RpcError) as caught:
-            stub.Export(LOAD, timeout=5, wait_for_ready=True)
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert ready(bridge)[0] == 503
+        assert MetricsServiceStub(channel).Export(OLD, timeout=5) == ExportMetricsServiceResponse()
+    until(bridge, (200, {"ready": True, "reasons": [], "store": str(error)}))
 
-        there.set()
-        health_until(bridge.listens, SERVING)
+    there.set()
 
-        assert stub.Export(LOAD, timeout=5) == ExportMetricsServiceResponse()
-    assert store.info().rows == 1
+    assert store.until(1).times.tolist() == [1]
+    until(bridge, (200, {"ready": True, "reasons": [], "store": "answers"}))
 
 
-def test_a_request_that_outlasts_the_drain_is_cut_off_unacknowledged(config, store) -> None:
+def test_a_request_that_outlasts_the_drain_is_cut_off_unacknowledged(config, store, monkeypatch) -> None:
+    asked, disk = Event(), Event()
+
+    def hang(spool, rows):
+        asked.set()
+        assert disk.wait(30)
+        raise SpoolFailed("the disk came too late")
+
+    monkeypatch.setattr(Spool, "append", hang)
     bridge = Bridge(replace(config, drain_seconds=0.2), lambda: store)
     bridge.start()
-    store.open.clear()
     with grpc.insecure_channel(str(bridge.listens)) as channel, ThreadPoolExecutor(1) as stopping:
         call = MetricsServiceStub(channel).Export.future(LOAD, timeout=20)
-        assert store.asked.wait(5)
+        assert asked.wait(5)
         stopped = stopping.submit(bridge.stop)
 
         assert call.exception(timeout=10).code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
-        store.open.set()
+        disk.set()
         stopped.result(timeout=10)
+    assert store.appends == 0
+
+
+def test_what_a_stopping_bridge_cannot_hand_over_is_there_after_its_next_start(config, store, start) -> None:
+    store.down.set()
+    bridge = Bridge(config, lambda: store)
+    bridge.start()
+    with grpc.insecure_channel(str(bridge.listens)) as channel:
+        MetricsServiceStub(channel).Export(LOAD, timeout=5)
+    bridge.stop()
+    after = type(store)()
+
+    start(config, lambda: after)
+
+    assert after.until(1).times.tolist() == [10**18]
+
+
+def test_a_bridge_that_cannot_start_lets_go_of_its_spool(config, store, start) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        endpoint = Endpoint("127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(RunFailed):
+            Bridge(replace(config, metrics_listen=endpoint), lambda: store).start()
+
+    health_until(start(config, lambda: store).listens, SERVING)
+
+
+def test_a_spool_that_another_bridge_uses_is_named(bridge: Bridge, config, store) -> None:
+    with pytest.raises(RunFailed, match=f"another process uses {config.spool.directory}"):
+        Bridge(config, lambda: store).start()
 
 
 def test_a_store_whose_configuration_is_wrong_ends_the_service(config) -> None:
@@ -196,7 +244,7 @@ def test_a_busy_port_is_named(config: BridgeConfig, store, key: str) -> None:
 def write(tmp_path: Path, config: BridgeConfig) -> Callable[..., Path]:
     def write(**changes: object) -> Path:
         path = tmp_path / "bridge.toml"
-        path.write_text(tomli_w.dumps(asdict(replace(config, **changes))), encoding="utf-8")
+        path.write_text(as_toml(replace(config, **changes)), encoding="utf-8")
         return path
 
     return write
@@ -207,31 +255,60 @@ def free_endpoint() -> Endpoint:
         return Endpoint("127.0.0.1", server.getsockname()[1])
 
 
-def test_sigterm_lets_a_request_in_flight_finish_and_exits_with_0(write) -> None:
-    listen, pages = free_endpoint(), free_endpoint()
-    command = [sys.executable, "-c", SLOW_SERVICE, "--config", str(write(listen=listen, metrics_listen=pages))]
-    service = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    with service, grpc.insecure_channel(str(listen)) as channel, grpc.insecure_channel(str(listen)) as watched:
+@contextmanager
+def service(code: str, path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A bridge with a store of its own in another process."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", code, "--config", str(path)]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         try:
-            answers = HealthStub(watched).Watch(HealthCheckRequest(), timeout=30, wait_for_ready=True)
-            assert any(answer.status == SERVING for answer in answers)
-            call = MetricsServiceStub(channel).Export.future(LOAD, timeout=30)
-            assert service.stdout.readline() == "append\n"
-
-            service.send_signal(signal.SIGTERM)
-            assert next(answers).status == NOT_SERVING
-            answers.cancel()
-            assert not call.done()
-            service.stdin.close()
-
-            assert call.result() == ExportMetricsServiceResponse()
-            assert service.stdout.readline() == "stored 1\n"
-            assert service.wait(15) == 0
+            yield process
         finally:
-            service.kill()
-        assert "Traceback" not in service.stderr.read()
+            process.kill()
+
+
+def test_sigterm_refuses_new_requests_and_hands_over_what_is_there_and_exits_with_0(write) -> None:
+    listen, pages = free_endpoint(), free_endpoint()
+    with (
+        service(SLOW_SERVICE, write(listen=listen, metrics_listen=pages)) as process,
+        grpc.insecure_channel(str(listen)) as channel,
+        grpc.insecure_channel(str(listen)) as watched,
+    ):
+        answers = HealthStub(watched).Watch(HealthCheckRequest(), timeout=30, wait_for_ready=True)
+        assert any(answer.status == SERVING for answer in answers)
+        stub = MetricsServiceStub(channel)
+        assert stub.Export(LOAD, timeout=30) == ExportMetricsServiceResponse()
+        assert process.stdout.readline() == "append\n"
+        assert stub.Export(OLD, timeout=30) == ExportMetricsServiceResponse()
+
+        process.send_signal(signal.SIGTERM)
+        assert next(answers).status == NOT_SERVING
+        answers.cancel()
+        process.stdin.close()
+
+        assert process.stdout.readline() == "append\n"
+        assert process.stdout.readline() == "stored 2\n"
+        assert process.wait(15) == 0
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_what_was_acknowledged_is_there_after_the_bridge_was_killed_before_its_store_came(
+    write, config, start, store
+) -> None:
+    listen, pages = free_endpoint(), free_endpoint()
+    with (
+        service(STORELESS_SERVICE, write(listen=listen, metrics_listen=pages)) as process,
+        grpc.insecure_channel(str(listen)) as channel,
+    ):
+        health_until(listen, SERVING)
+        for each in (LOAD, OLD):
+            assert MetricsServiceStub(channel).Export(each, timeout=10) == ExportMetricsServiceResponse()
+        process.kill()
+        process.wait()
+
+    start(config, lambda: store)
+
+    assert store.until(2).times.tolist() == [1, 10**18]
 
 
 def run(path: Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
