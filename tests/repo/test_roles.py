@@ -116,7 +116,7 @@ def test_an_inventory_is_validated_whichever_tags_are_asked_for() -> None:
 
 
 def test_images_are_removed_only_where_services_run_in_docker() -> None:
-    # where a control node is a host of another runtime, its Engine has other fleets' images, and such as are being built
+    # where a control node is a host of another runtime its Engine has other fleets' images, and such as are being built
     imports = [
         task
         for playbook in ROOT.glob("playbooks/*.yml")
