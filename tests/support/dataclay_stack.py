@@ -54,6 +54,11 @@ class SupervisedProcess:
             process.wait()
             raise
 
+    def crash(self) -> None:
+        """Kill it with SIGKILL; it is started again, as one that ended by itself."""
+        assert self._process
+        self._process.send_signal(signal.SIGKILL)
+
     def freeze(self) -> None:
         """Stop it in its tracks: it keeps its port and answers nothing."""
         assert self._process
@@ -63,6 +68,12 @@ class SupervisedProcess:
         """Let it go on after `freeze`."""
         assert self._process
         self._process.send_signal(signal.SIGCONT)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process
+        return self._process.pid
 
     def wait_until_it_listens(self, seconds: float = 30) -> None:
         """Return once something accepts connections at its address."""
