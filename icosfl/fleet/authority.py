@@ -106,12 +106,23 @@ def note_client(directory: Path, name: str, signed: str) -> None:
     _note(directory, directory / CLIENTS / f"{name}.crt", signed)
 
 
-def forget_others(directory: Path, host: str, services: Collection[str]) -> None:
-    """Drop the copies of those services of a host that have no certificate any more: nobody will renew them."""
-    for file in (directory / ISSUED).glob("*.crt"):
+def forget_others(directory: Path, host: str, services: Collection[str], *, dry: bool = False) -> list[str]:
+    """Drop the copies of a host's services but for these, which alone are renewed; returns whose they were.
+
+    Args:
+        directory: The CA's.
+        host: Whose services.
+        services: Those of them that have a certificate still.
+        dry: Only look.
+    """
+    found = []
+    for file in sorted((directory / ISSUED).glob("*.crt")):
         owner, _, service = file.stem.rpartition(".")
         if owner == host and service not in services:
-            file.unlink(missing_ok=True)
+            found.append(service)
+            if not dry:
+                file.unlink(missing_ok=True)
+    return found
 
 
 def expiries(directory: Path, now: datetime) -> tuple[Expiry, ...]:

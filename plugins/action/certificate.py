@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,19 @@ class ActionModule(ActionBase):
         _, given = self.validate_argument_spec(
             argument_spec={
                 "directory": {"type": "path", "required": True},
-                "authority": {"type": "str", "required": True},
+                "authority": {"type": "str"},
                 "host": {"type": "str", "required": True},
                 "services": {"type": "dict", "default": {}},
-                "days": {"type": "float", "required": True},
+                "days": {"type": "float"},
                 "requests": {"type": "dict", "default": {}},
                 "present": {"type": "dict", "default": {}},
                 "renew": {"type": "bool", "default": False},
-            }
+                "state": {"type": "str", "default": "present", "choices": ["present", "absent"]},
+            },
+            required_if=[("state", "present", ("authority", "days"))],
         )
         try:
-            return self._certificates(given)
+            return self._certificates(given) if given["state"] == "present" else self._forget(given, ())
         except IcosflError as error:
             raise AnsibleActionFail(f"{given['host']}: {error.message}. Cure: {error.cure}") from error
 
@@ -51,8 +54,7 @@ class ActionModule(ActionBase):
             return self._answer(True, CERTIFICATE_LATER, later, dict.fromkeys(later, "there is no CA yet"))
         if made:
             trusted = authority.open_authority(directory, given["authority"], now, self._read).certificate
-        if not self._task.check_mode:
-            authority.forget_others(directory, given["host"], given["services"])
+        self._forget(given, given["services"])
         certificates, reasons = {}, {}
         for service in given["services"]:
             certificates[service], reasons[service] = self._certificate(given, service, trusted, now)
@@ -75,6 +77,11 @@ class ActionModule(ActionBase):
         signed = pki.sign(signer, request, names, given["days"], now)
         authority.note_issued(directory, given["host"], service, signed)
         return signed, reason
+
+    def _forget(self, given: dict[str, Any], services: Collection[str]) -> dict[str, Any]:
+        """Drop the copies of certificates that nobody renews any more: of all the host's services but these."""
+        dry = self._task.check_mode
+        return {"changed": bool(authority.forget_others(Path(given["directory"]), given["host"], services, dry=dry))}
 
     def _read(self, file: Path) -> str:
         """The CA's key, decrypted when it is encrypted and the vault's password was given."""

@@ -18,9 +18,8 @@ options:
     type: path
     required: true
   authority:
-    description: The CA's name, when it is made.
+    description: The CA's name, when it is made. Required unless the host leaves.
     type: str
-    required: true
   host:
     description: The host's name in the inventory.
     type: str
@@ -32,9 +31,8 @@ options:
     type: dict
     default: {}
   days:
-    description: How long a certificate holds.
+    description: How long a certificate holds, in days. Required unless the host leaves.
     type: float
-    required: true
   requests:
     description: The host's requests, by service.
     type: dict
@@ -47,6 +45,11 @@ options:
     description: Whether to sign in any case.
     type: bool
     default: false
+  state:
+    description: V(absent) drops the copies of what was signed for a host that leaves, and does nothing else.
+    type: str
+    choices: [present, absent]
+    default: present
 author: ["the icosfl developers (@icosfl)"]
 """
 

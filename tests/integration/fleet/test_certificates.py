@@ -149,3 +149,15 @@ def test_an_encrypted_ca_key_signs_only_with_the_vaults_password(operator: Opera
     assert all(operator.certificate("edge", each) != before[each] for each in SERVICES)
     assert key.read_text().startswith("$ANSIBLE_VAULT")
     assert key.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_was_signed_for_a_host_that_leaves_is_forgotten(operator: Operator) -> None:
+    leave = {"directory": "{{ pki }}", "host": "{{ inventory_hostname }}", "state": "absent"}
+    play = [{"hosts": "edge", "gather_facts": False, "tasks": [{"certificate": leave}]}]
+    (operator.directory / "play.yml").write_text(yaml.safe_dump(play))
+
+    asked, left, again = operator.run("--check"), operator.run(), operator.run()
+
+    assert asked.stdout.count("changed=1") == left.stdout.count("changed=1") == again.stdout.count("changed=0") == 1
+    kept = {file.name for file in (operator.directory / "pki/issued").iterdir()}
+    assert kept == {f"hub.{service}.crt" for service in SERVICES}

@@ -94,7 +94,9 @@ def test_only_that_hosts_services_are_forgotten_that_have_no_certificate_any_mor
         for service in ("superlink", "otlp_bridge"):
             authority.note_issued(tmp_path, host, service, "signed")
 
-    authority.forget_others(tmp_path, "hub", ["superlink"])
+    assert authority.forget_others(tmp_path, "hub", ["superlink"], dry=True) == ["otlp_bridge"]
+    assert authority.forget_others(tmp_path, "hub", ["superlink"]) == ["otlp_bridge"]
+    assert authority.forget_others(tmp_path, "hub", ["superlink"]) == []
 
     left = {file.name for file in (tmp_path / authority.ISSUED).iterdir()}
     assert left == {"hub.superlink.crt", "hub.example.com.superlink.crt", "hub.example.com.otlp_bridge.crt"}
