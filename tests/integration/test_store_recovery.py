@@ -16,8 +16,9 @@ import pytest
 from icosfl.errors import StoreUnavailable
 from icosfl.fleet.grpc_health import serving_status
 from icosfl.store import SeriesStore, open_store
+from icosfl.store.checkpoint import previous_of
 from support.dataclay_stack import DataclayStack, through_proxy
-from support.store_contract import SCHEMA, rows
+from support.store_contract import SCHEMA, rows, saved_up_to
 
 numbers = itertools.count()
 
@@ -202,15 +203,40 @@ def test_a_store_whose_rows_are_lost_begins_again_empty_in_another_epoch(stack, 
     assert after.epoch != before.epoch
 
 
+def damage_newest(stack: DataclayStack, alias: str) -> list[int]:
+    """Cut off the newest checkpoint of a backend that is down; return the times in the one before it."""
+    (path,) = objects_of(stack, alias)
+    path.write_bytes(path.read_bytes()[:-200])
+    times: list[int] = pickle.loads(previous_of(path).read_bytes())[2]["times"].tolist()
+    return times
+
+
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_used(stack, store, alias) -> None:
     store.append(rows(30))
     path = wait_for_checkpoint(stack, alias, newest=30)
     stack.kill("backend")
-    path.write_bytes(path.read_bytes()[:-200])
+    before = damage_newest(stack, alias)
     stack.start_again("backend")
 
-    assert store.window().rows.times.tolist() == [10, 20]
+    assert before in ([10, 20], [10, 20, 30])
+    assert store.window().rows.times.tolist() == before
     assert path.with_name(f"{path.name}.damaged").exists()
+
+
+def test_what_is_saved_outlives_a_kill_and_a_damaged_checkpoint_after_it(stack, store, alias) -> None:
+    stored = store.append(rows(30))
+    saved_up_to(store, stored)
+    store.append(rows(40))
+    wait_for_checkpoint(stack, alias, newest=40)
+    stack.kill("backend")
+    damage_newest(stack, alias)
+    stack.start_again("backend")
+
+    assert store.window().rows.times.tolist()[:3] == [10, 20, 30]
+    again = store.append(rows(40, 50))
+    assert again.epoch != stored.epoch
+    assert saved_up_to(store, again) == again
+    assert store.window().rows.times.tolist() == [10, 20, 30, 40, 50]
 
 
 def test_a_backend_whose_directory_was_emptied_is_found_under_its_old_id(stack, store) -> None:
