@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-
-from icosfl.bridge.decode import Attributes, TimeSpan, decode
+from icosfl.bridge.attributes import Attributes
+from icosfl.bridge.decode import TimeSpan, decode
+from icosfl.bridge.identities import Identities
 from icosfl.bridge.reasons import Reason
 from icosfl.bridge.rows import join
 from icosfl.bridge.rules import Rules
@@ -40,9 +40,8 @@ class Batch:
         return {reason: count for reason, count in self.dropped.items() if reason.rejected or not self.stored}
 
 
-@dataclass(frozen=True, slots=True)
 class Reader:
-    """How requests are read.
+    """How requests are read. Several threads may read at once; they share what is known of senders.
 
     Args:
         rules: Which points are kept.
@@ -52,26 +51,28 @@ class Reader:
             the newest for ever, and hide that no others come.
     """
 
-    rules: Rules
-    width: int
-    row_tolerance: int
-    future_tolerance: int
+    def __init__(self, rules: Rules, width: int, row_tolerance: int, future_tolerance: int) -> None:
+        self._sources = rules.table
+        self._identities = Identities(rules)
+        self._width = width
+        self._row_tolerance = row_tolerance
+        self._future_tolerance = future_tolerance
 
-    def read(self, request: ExportMetricsServiceRequest, now: int, earliest: int = 0) -> Batch:
+    def read(self, body: bytes, now: int, earliest: int = 0) -> Batch:
         """Decode a request, apply the rules and join the points to rows.
 
         Args:
-            request: Any valid request.
+            body: The bytes of an `ExportMetricsServiceRequest`.
             now: The time now, in ns since the epoch.
             earliest: The time, in ns since the epoch, before which the store keeps no rows.
+
+        Raises:
+            DecodeError: the bytes are no such request, as far as they were read: points that no rule asks for are
+                counted without a look at them.
         """
-        decoded = decode(request, self.rules.wanted, TimeSpan(earliest, now + self.future_tolerance))
-        joined = join(decoded.points, self.rules.match(decoded.points), self.width, self.row_tolerance)
-        dropped = Counter(decoded.dropped)
-        for index in range(len(decoded.points)):
-            if index not in joined.kept:
-                dropped[joined.left_out.get(index, Reason.OTHER_ATTRIBUTES)] += 1
-        return Batch(joined.rows, len(joined.kept), dropped, decoded.strangers)
+        decoded = decode(body, self._identities, TimeSpan(earliest, now + self._future_tolerance))
+        joined = join(decoded.points, self._sources, self._width, self._row_tolerance)
+        return Batch(joined.rows, joined.stored, Counter(decoded.dropped) + joined.left_out, decoded.strangers)
 
 
 def explain(batch: Batch) -> str:

@@ -1,125 +1,255 @@
-"""From matched points to rows of the store. Pure.
+"""From points to rows of the store. Pure.
 
 Senders give the points of one collection slightly different times. Points that lie within a tolerance of the earliest
 of them make one row, at that earliest time; a repeated request makes the same rows again, so that storing it twice
 changes nothing.
+
+A point that feeds a source is a match; the matches of one source in one row give one value, or none for a reason.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
+from numpy.typing import NDArray
 
-from icosfl.bridge.decode import Point
+from icosfl.bridge.columns import Points, Stream
 from icosfl.bridge.reasons import Reason
-from icosfl.bridge.rules import Match, Source
-from icosfl.schema import Rows
+from icosfl.bridge.rules import SourceTable
+from icosfl.schema import Rows, Times, Values
 
-_Stream = tuple[frozenset[tuple[str, str]], frozenset[tuple[str, str]]]
+_REASONS = tuple(Reason)
+_STORED = len(_REASONS)
+_OTHER_ATTRIBUTES, _AMBIGUOUS, _INCOMPLETE, _NOT_FINITE, _SUPERSEDED = map(
+    _REASONS.index,
+    (Reason.OTHER_ATTRIBUTES, Reason.AMBIGUOUS, Reason.INCOMPLETE, Reason.NOT_FINITE, Reason.SUPERSEDED),
+)
+
+_Ints = NDArray[np.intp]
+_Flags = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Joined:
-    """The rows, the indices of the points that stand in them, and for the other matched points why they do not."""
+    """The rows, and what became of each point: the number of a `Reason`, or of none if it stands in a row."""
 
     rows: Rows
-    kept: frozenset[int]
-    left_out: Mapping[int, Reason]
+    fates: _Ints
+
+    @property
+    def reasons(self) -> tuple[Reason | None, ...]:
+        """Why each point does not stand in a row; None for one that does."""
+        return tuple((*_REASONS, None)[fate] for fate in self.fates)
+
+    @property
+    def stored(self) -> int:
+        """How many points stand in the rows."""
+        return int(np.count_nonzero(self.fates == _STORED))
+
+    @property
+    def left_out(self) -> Counter[Reason]:
+        """How many points do not, by reason."""
+        counts = np.bincount(self.fates, minlength=_STORED).tolist()
+        return Counter({reason: count for reason, count in zip(_REASONS, counts, strict=False) if count})
 
 
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """A value for one column, the indices of the points that it is made of, and its place in the order of time."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Matches:
+    """Every pair of a point and a source that takes it: by row, in it by target, and there by time.
 
-    column: int
-    value: float
-    points: tuple[int, ...]
-    order: tuple[int, int]
+    Args:
+        points: The number of the point.
+        cells: `row * number of targets + target`, which ascends.
+        order: The place in the order of time; of equal times the later point of the request comes later.
+        row_times: The time of each row.
+    """
+
+    points: _Ints
+    cells: _Ints
+    order: _Ints
+    row_times: Times
 
 
-def join(points: Sequence[Point], matches: Iterable[Match], width: int, tolerance: int) -> Joined:
-    """Join matched points to rows.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cells:
+    """The newest match of each target in each row, which is the one that counts; and the older ones.
+
+    Args:
+        last: The place of the newest match.
+        older: The places of the older ones.
+        older_of: For each of these its cell.
+        ambiguous: Whether an older match of the cell is of another stream.
+    """
+
+    last: _Ints
+    older: _Ints
+    older_of: _Ints
+    ambiguous: _Flags
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Made:
+    """What each source makes in each row of its one or two cells, which are neighbours: by row, in it by column.
+
+    Args:
+        first: The first of the cells.
+        second: The last of them: the same if there is but one.
+        rows: The row.
+        sources: The number of the source.
+        values: The value.
+        fates: What becomes of its matches: `_STORED`, or the reason why there is no value.
+    """
+
+    first: _Ints
+    second: _Ints
+    rows: _Ints
+    sources: _Ints
+    values: Values
+    fates: _Ints
+
+
+def join(points: Points, sources: SourceTable, width: int, tolerance: int) -> Joined:
+    """Join points to rows.
 
     Inside a row the last value of a stream wins, and of two rules that fill one column the later value. Two streams
     (points that differ in attributes or resource) of one source have no common value: both are left out.
 
     Args:
-        points: The points of a request.
-        matches: Which of them feed which sources; columns are less than `width`.
+        points: The valid points of a request.
+        sources: What the targets of their streams mean; columns are less than `width`.
         width: How many columns a row has.
         tolerance: How far, in ns, a point may lie behind the first one of its row.
     """
-    ordered = sorted(matches, key=lambda match: (points[match.point].time, match.point))
-    times: list[int] = []
-    values: list[list[float]] = []
-    kept: set[int] = set()
-    left_out: dict[int, Reason] = {}
-    for group in _same_row(ordered, points, tolerance):
-        cells = _cells(group, points, left_out)
-        if cells:
-            times.append(points[group[0].point].time)
-            values.append([cells[column].value if column in cells else math.nan for column in range(width)])
-            kept.update(index for cell in cells.values() for index in cell.points)
-    rows = Rows(np.array(times, np.int64), np.array(values, np.float64).reshape(len(times), width))
-    return Joined(rows, frozenset(kept), {index: why for index, why in left_out.items() if index not in kept})
+    matches = _match(points, 2 * len(sources), tolerance)
+    if not len(matches.points):
+        return Joined(Rows.empty(width), np.full(len(points), _OTHER_ATTRIBUTES, np.intp))
+    resources, streams = _numbers(points.streams)
+    kinds = points.kinds[matches.points]
+    cells = _find_cells(matches, streams[kinds])
+    made = _make(matches, cells, resources[kinds], points.values, sources)
+    lost = _lost(matches, cells, made, made.rows * width + sources.columns[made.sources])
+    won = np.flatnonzero((made.fates == _STORED) & ~lost)
+    begins = np.flatnonzero(_begins(made.rows[won]))
+    rows = made.rows[won[begins]]
+    values = np.full((len(rows), width), np.nan)
+    values[np.searchsorted(rows, made.rows[won]), sources.columns[made.sources[won]]] = made.values[won]
+    return Joined(Rows(matches.row_times[rows], values), _fates(matches, cells, made, lost, len(points)))
 
 
-def _same_row(ordered: Sequence[Match], points: Sequence[Point], tolerance: int) -> Iterator[list[Match]]:
-    group: list[Match] = []
-    for match in ordered:
-        if group and points[match.point].time - points[group[0].point].time > tolerance:
-            yield group
-            group = []
-        group.append(match)
-    if group:
-        yield group
+def _match(points: Points, targets: int, tolerance: int) -> _Matches:
+    found = [stream.identity.targets for stream in points.streams]
+    flat = np.array([target for some in found for target in some], np.intp)
+    counts = np.array([len(some) for some in found], np.intp)
+    many = counts[points.kinds]
+    matched = np.repeat(np.arange(len(points)), many)
+    first = (np.cumsum(counts) - counts)[points.kinds] - (np.cumsum(many) - many)
+    target = flat[np.repeat(first, many) + np.arange(len(matched))]
+
+    times = points.times[matched]
+    by_time = np.argsort(times, kind="stable")
+    times = times[by_time]
+    begins = _row_begins(times, tolerance)
+    rows = np.zeros(len(times), np.intp)
+    rows[begins[1:]] = 1
+    cells = np.cumsum(rows) * targets + target[by_time]
+    order = np.argsort(cells, kind="stable")
+    return _Matches(matched[by_time[order]], cells[order], order, times[begins].astype(np.int64))
 
 
-def _cells(group: Sequence[Match], points: Sequence[Point], left_out: dict[int, Reason]) -> dict[int, _Cell]:
-    """The cells of one row by column; adds to `left_out` the points that got into none."""
-    made: list[_Cell] = []
-    by_source = sorted(group, key=lambda match: (match.source.rule, match.source.column))
-    for source, matches in groupby(by_source, key=lambda match: match.source):
-        indices = [match.point for match in matches]
-        cell = _cell(source, indices, points)
-        if isinstance(cell, Reason):
-            left_out.update(dict.fromkeys(indices, cell))
-        else:
-            left_out.update((index, Reason.SUPERSEDED) for index in indices if index not in cell.points)
-            made.append(cell)
-    cells: dict[int, _Cell] = {}
-    for cell in sorted(made, key=lambda cell: cell.order):
-        if cell.column in cells:
-            left_out.update(dict.fromkeys(cells[cell.column].points, Reason.SUPERSEDED))
-        cells[cell.column] = cell
-    return cells
+def _row_begins(times: NDArray[np.uint64], tolerance: int) -> _Ints:
+    """The places of the times, which ascend, at which a row begins."""
+    ends = np.searchsorted(times, times + np.uint64(tolerance), side="right").tolist()
+    begins: list[int] = []
+    place = 0
+    while place < len(ends):
+        begins.append(place)
+        place = ends[place]
+    return np.array(begins, np.intp)
 
 
-def _cell(source: Source, indices: Sequence[int], points: Sequence[Point]) -> _Cell | Reason:
-    """The value that points of one row, in the order of time, give a source; or why they give none."""
-    if _ambiguous(source, indices, points):
-        return Reason.AMBIGUOUS
-    last = {points[index].metric: index for index in indices}
-    if any(metric not in last for metric in source.metrics):
-        return Reason.INCOMPLETE
-    value = points[last[source.metric]].value
-    if source.minus:
-        value -= points[last[source.minus]].value
-    value *= source.scale
-    if not math.isfinite(value):
-        return Reason.NOT_FINITE
-    newest = max(last.values(), key=indices.index)
-    return _Cell(source.column, value, tuple(last.values()), (points[newest].time, newest))
+def _find_cells(matches: _Matches, stream: _Ints) -> _Cells:
+    ends = _ends(matches.cells)
+    last, older = np.flatnonzero(ends), np.flatnonzero(~ends)
+    older_of = np.searchsorted(last, older)
+    ambiguous = np.zeros(len(last), np.bool_)
+    ambiguous[older_of[stream[older] != stream[last[older_of]]]] = True
+    return _Cells(last, older, older_of, ambiguous)
 
 
-def _ambiguous(source: Source, indices: Sequence[int], points: Sequence[Point]) -> bool:
-    streams: dict[str, set[_Stream]] = {metric: set() for metric in source.metrics}
-    for index in indices:
-        point = points[index]
-        streams[point.metric].add((frozenset(point.resource.items()), frozenset(point.attributes.items())))
-    resources = {resource for found in streams.values() for resource, _ in found}
-    return len(resources) > 1 or any(len(found) > 1 for found in streams.values())
+def _make(
+    matches: _Matches, cells: _Cells, resource: _Ints, values: NDArray[np.float64], sources: SourceTable
+) -> _Made:
+    cell = matches.cells[cells.last]
+    first, second = np.flatnonzero(_begins(cell >> 1)), np.flatnonzero(_ends(cell >> 1))
+    row, target = np.divmod(cell[first], 2 * len(sources))
+    source = target >> 1
+    both = first != second
+    resource = resource[cells.last]
+    ambiguous = cells.ambiguous[first] | cells.ambiguous[second] | (resource[first] != resource[second])
+    incomplete = (target & 1).astype(np.bool_) | (sources.minus[source] & ~both)
+    value = values[matches.points[cells.last]]
+    with np.errstate(over="ignore", invalid="ignore"):
+        made = (value[first] - np.where(both, value[second], 0.0)) * sources.scales[source]
+    fates = np.where(np.isfinite(made), _STORED, _NOT_FINITE)
+    fates[incomplete] = _INCOMPLETE
+    fates[ambiguous] = _AMBIGUOUS
+    return _Made(first, second, row, source, made, fates)
+
+
+def _lost(matches: _Matches, cells: _Cells, made: _Made, places: _Ints) -> _Flags:
+    """Which of the values give way to a later one of another rule at their place, the column of a row."""
+    lost = np.zeros(len(places), np.bool_)
+    good = np.flatnonzero(made.fates == _STORED)
+    begins = _begins(places[good])
+    if not begins.all():
+        newest = np.maximum(matches.order[cells.last[made.first]], matches.order[cells.last[made.second]])[good]
+        best = np.maximum.reduceat(newest, np.flatnonzero(begins))
+        lost[good] = newest != best[np.cumsum(begins) - 1]
+    return lost
+
+
+def _fates(matches: _Matches, cells: _Cells, made: _Made, lost: _Flags, points: int) -> _Ints:
+    """What becomes of each point.
+
+    A point may feed several sources. It is stored if one of them stores it; else it counts as superseded if one of its
+    values gave way; else the last of the sources tells. So every fate has a rank, and the highest one counts.
+    """
+    size = _STORED + 1
+    own = (made.sources + 1) * size
+    above = (own.max() // size + 1) * size
+    ranks = np.where(made.fates == _STORED, above + size + _STORED, own + made.fates)
+    ranks[lost] = above + _SUPERSEDED
+    fates = np.full(points, _OTHER_ATTRIBUTES, np.intp)
+    for part in (made.first, made.second):
+        np.maximum.at(fates, matches.points[cells.last[part]], ranks)
+    if len(cells.older):
+        ranks = own + np.minimum(made.fates, _SUPERSEDED)
+        of = np.searchsorted(made.first, cells.older_of, side="right") - 1
+        np.maximum.at(fates, matches.points[cells.older], ranks[of])
+    return fates % size
+
+
+def _numbers(streams: Sequence[Stream]) -> tuple[_Ints, _Ints]:
+    """Numbers for the resources of streams, and for the streams: equal ones have the same."""
+    resources: dict[bytes, int] = {}
+    names: dict[tuple[bytes, bytes], int] = {}
+    of_resource = [resources.setdefault(stream.resource, len(resources)) for stream in streams]
+    of_name = [names.setdefault((stream.resource, stream.identity.attributes), len(names)) for stream in streams]
+    return np.array(of_resource, np.intp), np.array(of_name, np.intp)
+
+
+def _begins(numbers: _Ints) -> _Flags:
+    """Where in ascending numbers the first of equal ones stands."""
+    begins = np.ones(len(numbers), np.bool_)
+    np.not_equal(numbers[1:], numbers[:-1], out=begins[1:])
+    return begins
+
+
+def _ends(numbers: _Ints) -> _Flags:
+    """Where in ascending numbers the last of equal ones stands."""
+    ends = np.ones(len(numbers), np.bool_)
+    np.not_equal(numbers[1:], numbers[:-1], out=ends[:-1])
+    return ends

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from icosfl.bridge.decode import Attributes, Point
+import numpy as np
+from numpy.typing import NDArray
+
+from icosfl.bridge.attributes import Attributes
 from icosfl.config import RuleConfig, SourceConfig
 from icosfl.errors import ConfigError
 from icosfl.schema import Schema
@@ -26,56 +29,68 @@ class Source:
     scale: float
     attributes: frozenset[tuple[str, str]]
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The one or two metrics that it takes."""
-        return (self.metric, self.minus) if self.minus else (self.metric,)
 
-    def takes(self, point: Point) -> bool:
-        """Whether the point is one of its metrics and has its attributes."""
-        return point.metric in self.metrics and self.attributes.issubset(point.attributes.items())
+@dataclass(frozen=True, slots=True, eq=False)
+class Feed:
+    """What the points of one metric of one rule are for: targets, and the attributes that each asks for.
+
+    A target is `2 * number of the source`, and 1 more if the metric is the one that the source takes away. Two feeds
+    are equal only if they are the same: a feed is a key of the identity cache.
+    """
+
+    takers: tuple[tuple[frozenset[tuple[str, str]], int], ...]
+
+    def targets(self, attributes: Attributes) -> tuple[int, ...]:
+        """The targets of a point with these attributes; none for a point that no source asks for."""
+        items = attributes.items()
+        return tuple(target for asked, target in self.takers if asked <= items)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The sources that resources with these attributes feed."""
+    """The metrics, by name as in a request, that resources with these attributes feed."""
 
     name: str
     match: frozenset[tuple[str, str]]
-    sources: tuple[Source, ...]
-    metrics: frozenset[str]
+    feeds: Mapping[bytes, Feed]
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """The point at this index of the request feeds this source."""
+@dataclass(frozen=True, slots=True, eq=False)
+class SourceTable:
+    """What the sources do, by number.
 
-    point: int
-    source: Source
+    Args:
+        columns: The column that each fills.
+        scales: By what each multiplies.
+        minus: Whether it takes away a second metric.
+    """
+
+    columns: NDArray[np.intp]
+    scales: NDArray[np.float64]
+    minus: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.columns)
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """All rules, in the order of the configuration; the first one that matches a resource is its rule."""
+    """All rules, in the order of the configuration; the first one that matches a resource is its rule.
+
+    Args:
+        rules: The rules.
+        sources: The sources of all of them, by column; where one stands here is its number.
+        table: The same as arrays.
+    """
 
     rules: tuple[Rule, ...]
+    sources: tuple[Source, ...]
+    table: SourceTable
 
     def rule(self, resource: Attributes) -> Rule | None:
         """The rule of a resource, None for one that no rule matches."""
-        return next((rule for rule in self.rules if rule.match.issubset(resource.items())), None)
-
-    def wanted(self, resource: Attributes) -> Collection[str] | None:
-        """The names of the metrics that the resource's rule takes, None for a resource without a rule."""
-        rule = self.rule(resource)
-        return None if rule is None else rule.metrics
-
-    def match(self, points: Sequence[Point]) -> tuple[Match, ...]:
-        """Every pair of a point and a source that takes it; a point in none of them has other attributes."""
-        return tuple(Match(index, source) for index, point in enumerate(points) for source in self._sources(point))
-
-    def _sources(self, point: Point) -> Iterator[Source]:
-        rule = self.rule(point.resource)
-        return (source for source in (rule.sources if rule else ()) if source.takes(point))
+        items = resource.items()
+        return next((rule for rule in self.rules if rule.match <= items), None)
 
 
 def compile_rules(configs: Sequence[RuleConfig], schema: Schema) -> Rules:
@@ -94,10 +109,17 @@ def compile_rules(configs: Sequence[RuleConfig], schema: Schema) -> Rules:
             raise ConfigError(
                 f"rules: {later.name} can never match, {earlier.name} takes the same resources before it", cure=_CURE
             )
-    return Rules(tuple(_rule(config, schema) for config in configs))
+    sources = tuple(sorted((source for config in configs for source in _sources(config, schema)), key=_column))
+    rules = tuple(Rule(config.name, frozenset(config.match.items()), _feeds(config, sources)) for config in configs)
+    table = SourceTable(
+        columns=np.array([source.column for source in sources], np.intp),
+        scales=np.array([source.scale for source in sources], np.float64),
+        minus=np.array([bool(source.minus) for source in sources], np.bool_),
+    )
+    return Rules(rules, sources, table)
 
 
-def _rule(config: RuleConfig, schema: Schema) -> Rule:
+def _sources(config: RuleConfig, schema: Schema) -> tuple[Source, ...]:
     where = f"rules: {config.name}"
     if not config.match:
         raise ConfigError(f"{where}: match is empty, it would take the metrics of any sender", cure=_CURE)
@@ -107,8 +129,20 @@ def _rule(config: RuleConfig, schema: Schema) -> Rule:
     for one, other in combinations(sources, 2):
         if one.column == other.column:
             raise ConfigError(f"{where}: two sources fill the series {schema.names[one.column]}", cure=_CURE)
-    metrics = frozenset(metric for source in sources for metric in source.metrics)
-    return Rule(config.name, frozenset(config.match.items()), sources, metrics)
+    return sources
+
+
+def _column(source: Source) -> int:
+    return source.column
+
+
+def _feeds(config: RuleConfig, sources: Sequence[Source]) -> Mapping[bytes, Feed]:
+    takers: dict[bytes, list[tuple[frozenset[tuple[str, str]], int]]] = {}
+    for number, source in enumerate(sources):
+        if source.rule == config.name:
+            for part, metric in enumerate(filter(None, (source.metric, source.minus))):
+                takers.setdefault(metric.encode(), []).append((source.attributes, 2 * number + part))
+    return {metric: Feed(tuple(found)) for metric, found in takers.items()}
 
 
 def _source(config: SourceConfig, rule: str, schema: Schema) -> Source:

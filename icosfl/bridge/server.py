@@ -18,7 +18,6 @@ from google.protobuf.internal import api_implementation
 from grpc_health.v1.health import OVERALL_HEALTH, HealthServicer
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from icosfl.bridge.batch import Batch, Reader
 from icosfl.bridge.forward import Forwarder
@@ -117,8 +116,7 @@ class Bridge:
         return server
 
     def _read(self, body: bytes) -> Batch:
-        request = ExportMetricsServiceRequest.FromString(body)
-        return self._reader.read(request, self._clock(), self._keeper.earliest)
+        return self._reader.read(body, self._clock(), self._keeper.earliest)
 
     def _report(self) -> None:
         """Let the health be what it is: whether points are taken."""

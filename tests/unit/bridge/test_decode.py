@@ -1,23 +1,38 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
+from icosfl.bridge.attributes import digest
 from icosfl.bridge.decode import Decoded, TimeSpan, decode
+from icosfl.bridge.identities import Identities
 from icosfl.bridge.reasons import Reason
+from icosfl.bridge.rules import compile_rules
+from icosfl.config import RuleConfig, SourceConfig
+from icosfl.schema import Schema, Series
 
 HOST = [{"key": "service.name", "value": {"stringValue": "host"}}]
+RULE = RuleConfig(name="r", match={"service.name": "host"}, sources=(SourceConfig(series="s", metric="m"),))
+STRANGE = replace(RULE, match={"service.name": "other"})
 LATEST = 2_000
 
 
-def read(
-    *metrics: dict[str, object], wanted: tuple[str, ...] | None = ("m",), latest: int = LATEST, earliest: int = 0
-) -> Decoded:
+def request(*metrics: dict[str, object]) -> bytes:
     content = {"resourceMetrics": [{"resource": {"attributes": HOST}, "scopeMetrics": [{"metrics": list(metrics)}]}]}
-    return decode(ParseDict(content, ExportMetricsServiceRequest()), lambda _: wanted, TimeSpan(earliest, latest))
+    return ParseDict(content, ExportMetricsServiceRequest()).SerializeToString()
+
+
+def identities(rule: RuleConfig) -> Identities:
+    return Identities(compile_rules([rule], Schema((Series("s", "1"),))))
+
+
+def read(*metrics: dict[str, object], rule: RuleConfig = RULE, latest: int = LATEST, earliest: int = 0) -> Decoded:
+    return decode(request(*metrics), identities(rule), TimeSpan(earliest, latest))
 
 
 def gauge(*points: dict[str, object], name: str = "m") -> dict[str, object]:
@@ -28,36 +43,35 @@ def total(*points: dict[str, object], temporality: int = 2) -> dict[str, object]
     return {"name": "m", "sum": {"dataPoints": list(points), "aggregationTemporality": temporality}}
 
 
-def test_decode_keeps_name_time_resource_and_attributes_of_a_point() -> None:
+def test_decode_keeps_time_value_resource_and_attributes_of_a_point() -> None:
     attributes = [{"key": "state", "value": {"stringValue": "used"}}]
 
-    (point,) = read(gauge({"asDouble": 1.5, "timeUnixNano": 1_000, "attributes": attributes})).points
+    points = read(gauge({"asDouble": 1.5, "timeUnixNano": 1_000, "attributes": attributes})).points
 
-    assert (point.metric, point.time, point.value) == ("m", 1_000, 1.5)
-    assert point.resource == {"service.name": "host"}
-    assert point.attributes == {"state": "used"}
+    (stream,) = points.streams
+    assert (points.times.tolist(), points.values.tolist(), points.kinds.tolist()) == ([1_000], [1.5], [0])
+    assert stream.resource == digest({"service.name": "host"})
+    assert stream.identity.attributes == digest({"state": "used"})
+    assert stream.identity.targets == (0,)
 
 
 def test_decode_keeps_integer_points() -> None:
-    (point,) = read(gauge({"asInt": "-7", "timeUnixNano": 1})).points
-
-    assert point.value == -7.0
-    assert isinstance(point.value, float)
+    assert read(gauge({"asInt": "-7", "timeUnixNano": 1})).points.values.tolist() == [-7.0]
 
 
 def test_decode_keeps_a_value_of_zero() -> None:
-    assert [point.value for point in read(gauge({"asInt": "0", "timeUnixNano": 1})).points] == [0.0]
+    assert read(gauge({"asInt": "0", "timeUnixNano": 1})).points.values.tolist() == [0.0]
 
 
 def test_decode_keeps_cumulative_sums() -> None:
-    assert [point.value for point in read(total({"asDouble": 4, "timeUnixNano": 1})).points] == [4.0]
+    assert read(total({"asDouble": 4, "timeUnixNano": 1})).points.values.tolist() == [4.0]
 
 
 @pytest.mark.parametrize("temporality", [0, 1], ids=["unspecified", "delta"])
 def test_decode_drops_sums_that_are_not_cumulative(temporality: int) -> None:
     decoded = read(total({"asDouble": 4, "timeUnixNano": 1}, temporality=temporality))
 
-    assert decoded.points == ()
+    assert len(decoded.points) == 0
     assert decoded.dropped == {Reason.NOT_CUMULATIVE: 1}
 
 
@@ -79,7 +93,7 @@ def test_decode_drops_a_point_that_cannot_be_stored_and_keeps_its_neighbour(
 ) -> None:
     decoded = read(gauge(point, {"asDouble": 2.0, "timeUnixNano": 2}))
 
-    assert [kept.value for kept in decoded.points] == [2.0]
+    assert decoded.points.values.tolist() == [2.0]
     assert decoded.dropped == {reason: 1}
 
 
@@ -88,7 +102,7 @@ def test_decode_leaves_out_what_the_store_no_longer_keeps() -> None:
 
     decoded = read(points, earliest=100)
 
-    assert [kept.value for kept in decoded.points] == [2.0]
+    assert decoded.points.values.tolist() == [2.0]
     assert decoded.dropped == {Reason.TOO_OLD: 1}
 
 
@@ -110,7 +124,7 @@ def test_decode_never_gives_a_time_that_a_row_cannot_hold() -> None:
 def test_decode_counts_and_drops_the_points_of_other_kinds(kind: str, reason: Reason, name: str) -> None:
     decoded = read({"name": name, kind: {"dataPoints": [{"timeUnixNano": 1}, {"timeUnixNano": 2}]}})
 
-    assert decoded.points == ()
+    assert len(decoded.points) == 0
     assert decoded.dropped == {reason: 2}
 
 
@@ -123,41 +137,51 @@ def test_decode_counts_the_points_of_a_metric_that_nobody_wants() -> None:
 def test_decode_counts_the_points_of_a_resource_that_nobody_knows_and_names_it() -> None:
     histogram = {"name": "h", "histogram": {"dataPoints": [{"timeUnixNano": 1}]}}
 
-    decoded = read(gauge({"asInt": "1", "timeUnixNano": 1}), histogram, wanted=None)
+    decoded = read(gauge({"asInt": "1", "timeUnixNano": 1}), histogram, rule=STRANGE)
 
     assert decoded.dropped == {Reason.UNKNOWN_RESOURCE: 2}
     assert decoded.strangers == ({"service.name": "host"},)
 
 
 def test_decode_names_no_stranger_for_a_resource_without_points() -> None:
-    assert read({"name": "empty"}, wanted=None) == Decoded((), {}, ())
+    decoded = read({"name": "empty"}, rule=STRANGE)
+
+    assert (len(decoded.points), decoded.dropped, decoded.strangers) == (0, {}, ())
 
 
 def test_decode_of_metrics_without_data_is_empty() -> None:
-    assert read({"name": "m"}, gauge()) == Decoded((), {}, ())
+    decoded = read({"name": "m"}, gauge())
 
-
-def test_decode_writes_attributes_of_any_kind_as_text() -> None:
-    attributes = [
-        {"key": "bool", "value": {"boolValue": True}},
-        {"key": "int", "value": {"intValue": "3"}},
-        {"key": "double", "value": {"doubleValue": 0.5}},
-        {"key": "list", "value": {"arrayValue": {"values": [{"stringValue": "a"}]}}},
-        {"key": "nothing"},
-    ]
-
-    (point,) = read(gauge({"asInt": "1", "timeUnixNano": 1, "attributes": attributes})).points
-
-    assert {name: point.attributes[name] for name in ("bool", "int", "double", "nothing")} == {
-        "bool": "true",
-        "int": "3",
-        "double": "0.5",
-        "nothing": "",
-    }
-    assert point.attributes["list"] not in ("", "a")
+    assert (len(decoded.points), decoded.dropped, decoded.strangers) == (0, {}, ())
 
 
 def test_decode_rounds_an_integer_beyond_double_precision_only() -> None:
-    (point,) = read(gauge({"asInt": str(2**63 - 1), "timeUnixNano": 1})).points
+    (value,) = read(gauge({"asInt": str(2**63 - 1), "timeUnixNano": 1})).points.values
 
-    assert math.isclose(point.value, 2**63 - 1, rel_tol=1e-15)
+    assert math.isclose(value, 2**63 - 1, rel_tol=1e-15)
+
+
+@pytest.mark.parametrize("count", [1, 50], ids=["alone", "among many"])
+def test_decode_gives_points_of_one_resource_and_equal_attributes_one_identity_whatever_their_order(count: int) -> None:
+    one = {"key": "a", "value": {"stringValue": "b"}}
+    other = {"key": "c", "value": {"intValue": "1"}}
+    points = [
+        {"asDouble": n, "timeUnixNano": n, "attributes": attributes}
+        for attributes in ([one, other], [other, one])
+        for n in range(1, count + 1)
+    ]
+
+    first, second = read(gauge(*points)).points.streams
+
+    assert first == second
+
+
+@pytest.mark.parametrize("count", [1, 50], ids=["alone", "among many"])
+def test_decode_refuses_bytes_that_are_no_attributes_where_they_are_asked_for(count: int) -> None:
+    used = [{"key": "state", "value": {"stringValue": "used"}}]
+    points = gauge(*[{"asDouble": 1, "timeUnixNano": n, "attributes": used} for n in range(1, count + 1)])
+    body = request(points).replace(b"used", b"us\xffd")
+
+    assert decode(body, identities(STRANGE), TimeSpan(0, LATEST)).dropped == {Reason.UNKNOWN_RESOURCE: count}
+    with pytest.raises(DecodeError):
+        decode(body, identities(RULE), TimeSpan(0, LATEST))

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.testing import assert_array_equal
 
-from icosfl.bridge.decode import Point
+from icosfl.bridge.attributes import digest
+from icosfl.bridge.columns import Points, Stream
+from icosfl.bridge.identities import Identity
 from icosfl.bridge.reasons import Reason
 from icosfl.bridge.rows import Joined, join
 from icosfl.bridge.rules import compile_rules
@@ -21,6 +25,14 @@ SOURCES = (
 RULES = compile_rules(
     [
         RuleConfig(name="host", match={"service.name": "host"}, sources=SOURCES),
+        RuleConfig(
+            name="picky",
+            match={"service.name": "picky"},
+            sources=(
+                SourceConfig(series="cpu", metric="load"),
+                SourceConfig(series="load", metric="load", minus="base"),
+            ),
+        ),
         RuleConfig(name="meter", match={"service.name": "meter"}, sources=(SOURCES[2],)),
     ],
     SCHEMA,
@@ -28,12 +40,45 @@ RULES = compile_rules(
 NAN = math.nan
 
 
+@dataclass
+class Point:
+    resource: dict[str, str]
+    metric: str
+    attributes: dict[str, str]
+    time: int
+    value: float
+
+
+class Result:
+    """The rows, the numbers of the points that stand in them, and for the others why they do not."""
+
+    def __init__(self, joined: Joined) -> None:
+        self.rows = joined.rows
+        self.kept = {number for number, reason in enumerate(joined.reasons) if reason is None}
+        self.left_out = {number: reason for number, reason in enumerate(joined.reasons) if reason is not None}
+        assert joined.stored == len(self.kept)
+        assert joined.left_out == Counter(self.left_out.values())
+
+
 def point(metric: str, value: float, time: int, service: str = "host", **attributes: str) -> Point:
     return Point({"service.name": service}, metric, attributes, time, value)
 
 
-def joined(*points: Point, tolerance: int = 10) -> Joined:
-    return join(points, RULES.match(points), len(SCHEMA), tolerance)
+def stream(point: Point) -> Stream:
+    rule = RULES.rule(point.resource)
+    assert rule is not None
+    targets = rule.feeds[point.metric.encode()].targets(point.attributes)
+    return Stream(digest(point.resource), Identity(digest(point.attributes), targets, valueless=False))
+
+
+def joined(*points: Point, tolerance: int = 10) -> Result:
+    columns = Points(
+        times=np.array([point.time for point in points], np.uint64),
+        values=np.array([point.value for point in points], np.float64),
+        kinds=np.arange(len(points)),
+        streams=[stream(point) for point in points],
+    )
+    return Result(join(columns, RULES.table, len(SCHEMA), tolerance))
 
 
 def test_points_of_slightly_different_times_make_one_row_at_the_earliest() -> None:
@@ -134,3 +179,21 @@ def test_no_points_give_no_rows_of_full_width() -> None:
 
     assert result.rows.values.shape == (0, 3)
     assert result.rows.times.dtype == np.int64
+
+
+def test_a_point_may_be_stored_by_one_source_and_left_out_by_another() -> None:
+    result = joined(point("load", 1.5, 100, service="picky"))
+
+    assert_array_equal(result.rows.values, [[1.5, NAN, NAN]])
+    assert result.kept == {0}
+
+
+def test_of_a_point_that_no_source_stores_the_one_of_the_last_column_tells_why() -> None:
+    result = joined(point("load", 1, 100, service="picky", a="b"), point("load", 2, 100, service="picky"))
+
+    assert set(result.left_out.values()) == {Reason.AMBIGUOUS}
+    assert joined(point("base", 1, 100, service="picky")).left_out == {0: Reason.INCOMPLETE}
+
+
+def test_times_at_the_end_of_time_do_not_overflow() -> None:
+    assert_array_equal(joined(point("load", 1, 2**63 - 1)).rows.times, [2**63 - 1])

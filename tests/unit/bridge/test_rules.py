@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from icosfl.bridge.decode import Point
 from icosfl.bridge.rules import Rules, compile_rules
 from icosfl.config import RuleConfig, SourceConfig
 from icosfl.errors import ConfigError
@@ -16,56 +15,70 @@ MEMORY = SourceConfig(series="memory_usage", metric="total", minus="free")
 HOST = RuleConfig(name="host", match={"service.name": "host"}, sources=(CPU, MEMORY))
 
 
-def point(metric: str, resource: dict[str, str] | None = None, **attributes: str) -> Point:
-    return Point({"service.name": "host"} if resource is None else resource, metric, attributes, 1, 1.0)
+HOSTS = {"service.name": "host"}
 
 
-def columns(rules: Rules, *points: Point) -> list[tuple[int, int]]:
-    return [(match.point, match.source.column) for match in rules.match(points)]
+def columns(rules: Rules, metric: str, attributes: dict[str, str] | None = None) -> list[tuple[int, int]]:
+    """The columns that a point of the host feeds, each with the part of the value that it is there."""
+    rule = rules.rule(HOSTS)
+    feed = rule.feeds.get(metric.encode()) if rule else None
+    targets = feed.targets(attributes or {}) if feed else ()
+    return [(rules.sources[target // 2].column, target % 2) for target in targets]
+
+
+def metrics(rules: Rules, resource: dict[str, str]) -> set[bytes] | None:
+    rule = rules.rule(resource)
+    return None if rule is None else set(rule.feeds)
 
 
 def test_rules_send_each_metric_to_its_column() -> None:
     rules = compile_rules([HOST], SCHEMA)
 
-    assert columns(rules, point("free"), point("cpu"), point("total")) == [(0, 1), (1, 0), (2, 1)]
+    assert [columns(rules, metric) for metric in ("cpu", "total", "free", "load")] == [[(0, 0)], [(1, 0)], [(1, 1)], []]
 
 
 def test_rules_want_both_metrics_of_a_difference() -> None:
-    wanted = compile_rules([HOST], SCHEMA).wanted({"service.name": "host", "host.name": "a"})
-
-    assert wanted == {"cpu", "total", "free"}
+    assert metrics(compile_rules([HOST], SCHEMA), {**HOSTS, "host.name": "a"}) == {b"cpu", b"total", b"free"}
 
 
 @pytest.mark.parametrize("resource", [{}, {"service.name": "other"}, {"host.name": "host"}])
 def test_rules_do_not_know_a_resource_that_lacks_an_attribute(resource: dict[str, str]) -> None:
-    rules = compile_rules([HOST], SCHEMA)
-
-    assert rules.wanted(resource) is None
-    assert columns(rules, point("cpu", resource)) == []
+    assert compile_rules([HOST], SCHEMA).rule(resource) is None
 
 
 def test_rules_take_only_points_with_the_attributes_of_the_source() -> None:
     used = SourceConfig(series="memory_usage", metric="memory", attributes={"state": "used"})
     rules = compile_rules([replace(HOST, sources=(used,))], SCHEMA)
 
-    points = (point("memory", state="free"), point("memory"), point("memory", state="used", numa="0"))
-
-    assert columns(rules, *points) == [(2, 1)]
+    assert columns(rules, "memory", {"state": "free"}) == []
+    assert columns(rules, "memory") == []
+    assert columns(rules, "memory", {"state": "used", "numa": "0"}) == [(1, 0)]
 
 
 def test_rules_let_one_metric_feed_several_series() -> None:
     sources = (CPU, SourceConfig(series="memory_usage", metric="cpu"))
     rules = compile_rules([replace(HOST, sources=sources)], SCHEMA)
 
-    assert columns(rules, point("cpu")) == [(0, 0), (0, 1)]
+    assert columns(rules, "cpu") == [(0, 0), (1, 0)]
 
 
 def test_rules_give_a_resource_to_the_first_rule_that_matches() -> None:
     special = RuleConfig(name="special", match={"service.name": "host", "zone": "a"}, sources=(CPU,))
     rules = compile_rules([special, HOST], SCHEMA)
 
-    assert rules.wanted({"service.name": "host", "zone": "a"}) == {"cpu"}
-    assert rules.wanted({"service.name": "host", "zone": "b"}) == {"cpu", "total", "free"}
+    assert metrics(rules, {**HOSTS, "zone": "a"}) == {b"cpu"}
+    assert metrics(rules, {**HOSTS, "zone": "b"}) == {b"cpu", b"total", b"free"}
+
+
+def test_rules_number_their_sources_by_column_and_give_them_as_arrays() -> None:
+    other = RuleConfig(name="other", match={"a": "b"}, sources=(replace(CPU, scale=2),))
+
+    rules = compile_rules([HOST, other], SCHEMA)
+
+    assert [(source.rule, source.column) for source in rules.sources] == [("host", 0), ("other", 0), ("host", 1)]
+    assert rules.table.columns.tolist() == [0, 0, 1]
+    assert rules.table.scales.tolist() == [100, 2, 1]
+    assert rules.table.minus.tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def test_times_are_written_without_fractions(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
 
-def request(when: int, **metrics: float) -> ExportMetricsServiceRequest:
+def request(when: int, **metrics: float) -> bytes:
     """What the collector makes of one receiver: all points at the time that they were cut to."""
     attributes = [{"key": "service.name", "value": {"stringValue": "scaphandre"}}]
     given = [
@@ -201,7 +201,7 @@ def request(when: int, **metrics: float) -> ExportMetricsServiceRequest:
         for name, value in metrics.items()
     ]
     groups = [{"resource": {"attributes": attributes}, "scopeMetrics": [{"metrics": given}]}]
-    return ParseDict({"resourceMetrics": groups}, ExportMetricsServiceRequest())
+    return ParseDict({"resourceMetrics": groups}, ExportMetricsServiceRequest()).SerializeToString()
 
 
 def test_both_halves_of_a_sample_make_one_row_whether_they_come_together_or_apart() -> None:
