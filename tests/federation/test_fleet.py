@@ -13,13 +13,19 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import psutil
 import pytest
 import yaml
+
+from icosfl.fleet.authority import open_authority
+from icosfl.fleet.clients import issue
+from support.outside import proof, send
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -47,6 +53,8 @@ KILLED_TOGETHER = {
     ],
 }
 NINE_NODES = json.dumps({"training_nodes": 9, "training_run_config": {"min-nodes": 9}})
+# Where worker-2's bridge listens for collectors on other hosts, who trust no address of this machine but that.
+OUTSIDE = "127.0.0.2"
 GREEN_WITHIN_SECONDS = 90  # half a minute on an idle machine
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(900)]
@@ -100,7 +108,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         "icosfl_training": {**values["icosfl_training"], "num-server-rounds": 1},
     }
     slots = free_slots()
-    hosts = {name: {"icosfl_slot": slot} for name, slot in slots.items()}
+    hosts: dict[str, dict[str, Any]] = {name: {"icosfl_slot": slot} for name, slot in slots.items()}
+    hosts["worker-2"]["icosfl_otlp_listen"] = OUTSIDE
     control = {"control": hosts.pop("control")}
     groups = {"controller": {"hosts": control}, "workers": {"hosts": hosts}}
     (base / "inventory/group_vars").mkdir(parents=True)
@@ -111,6 +120,25 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     yield fleet
 
     fleet.playbook("playbooks/reset.yml", "-e", "icosfl_reset_confirmed=true")
+
+
+@pytest.fixture(scope="module")
+def client(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory with what a collector proves itself with, once there is a fleet."""
+    folder = tmp_path_factory.mktemp("client")
+    made = fleet.icosfl("certificate", "gateway", "--output", str(folder))
+    assert made["bridges"] == {"worker-2": outside(fleet)}
+    return folder
+
+
+def outside(fleet: Fleet) -> str:
+    """Where worker-2's bridge listens for other hosts."""
+    return f"{OUTSIDE}:{fleet.port('worker-2', 'otlp_remote')}"
+
+
+def issued(fleet: Fleet) -> dict[str, str]:
+    """The certificates of hosts that the control node knows."""
+    return {file.name: file.read_text() for file in (fleet.home.parent / "pki/issued").iterdir()}
 
 
 def free_slots() -> dict[str, int]:
@@ -175,10 +203,12 @@ def test_every_hop_is_proved(fleet: Fleet) -> None:
 
 def test_everything_listens_on_loopback_only(fleet: Fleet) -> None:
     pids = {service["pid"] for host in fleet.hosts().values() for service in host["services"]}
-    listening = [c.laddr.ip for c in psutil.net_connections("inet") if c.status == "LISTEN" and c.pid in pids]
+    addresses = [c.laddr.ip for c in psutil.net_connections("inet") if c.status == "LISTEN" and c.pid in pids]
+    listening = [address.removeprefix("::ffff:") for address in addresses]
 
     assert len(listening) >= 3 * 7
-    assert set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert set(listening) <= {"127.0.0.1", "::1", OUTSIDE}
+    assert listening.count(OUTSIDE) == 1
 
 
 def test_a_node_without_a_model_says_why_it_is_not_ready(fleet: Fleet) -> None:
@@ -233,6 +263,49 @@ def test_a_changed_value_restarts_only_what_reads_it(fleet: Fleet) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     after = {service["name"]: service["pid"] for service in fleet.hosts()["worker-2"]["services"]}
     assert {name for name in before if before[name] != after[name]} == {"otlp_bridge"}
+
+
+def test_a_collector_on_another_host_may_send_with_a_certificate_of_the_fleet(fleet: Fleet, client: Path) -> None:
+    send(outside(fleet), proof(client))
+
+
+def test_nobody_else_on_another_host_may_send(fleet: Fleet, client: Path, tmp_path: Path) -> None:
+    foreign = open_authority(tmp_path / "pki", "icosfl inventory", datetime.now(UTC))
+    made = issue("gateway", tmp_path, directory=tmp_path / "pki", days=1, now=datetime.now(UTC))
+    stranger = grpc.ssl_channel_credentials(
+        (client / "ca.crt").read_bytes(), made.key.read_bytes(), made.certificate.read_bytes()
+    )
+    nobody = grpc.ssl_channel_credentials((client / "ca.crt").read_bytes())
+
+    assert foreign.certificate != (client / "ca.crt").read_text()
+    for credentials in (None, nobody, stranger):
+        with pytest.raises(grpc.RpcError) as refused:
+            send(outside(fleet), credentials)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_renewed_certificates_restart_only_who_reads_them(fleet: Fleet, client: Path) -> None:
+    before, shown = pids(fleet.hosts()), issued(fleet)
+
+    done = fleet.playbook("playbooks/rotate-certs.yml")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    after, renewed = pids(fleet.hosts()), issued(fleet)
+    assert set(shown) == {"control.superlink.crt", "worker-2.otlp_bridge.crt"} == set(renewed)
+    assert all(shown[name] != renewed[name] for name in shown)
+    restarted = {each for each in before if before[each] != after[each]}
+    shows_ends = {("control", "host_metrics"), ("worker-2", "host_metrics")}
+    assert restarted == {("control", "superlink"), ("worker-2", "otlp_bridge"), *shows_ends}
+    send(outside(fleet), proof(client))
+
+
+def test_a_host_that_shall_not_be_reached_from_outside_any_more_is_not(fleet: Fleet, client: Path) -> None:
+    done = fleet.playbook("site.yml", "--limit", "worker-2", "-e", "icosfl_otlp_listen=")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(issued(fleet)) == {"control.superlink.crt"}
+    with pytest.raises(grpc.RpcError):
+        send(outside(fleet), proof(client))
 
 
 def test_a_run_with_fewer_nodes_than_wanted_fails_and_names_the_cure(fleet: Fleet) -> None:
