@@ -106,7 +106,7 @@ class Forwarder:
             elif rows:
                 if rows < _MANY_ROWS:
                     self._stopping.wait(_GATHER_SECONDS)
-            elif self._stopping.is_set():
+            elif self._stopping.is_set() and self._progress.handed >= self._spool.last:
                 return
             else:
                 self._spool.wait(self._progress.handed, min(_NAP_SECONDS, self._retry))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +28,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from icosfl.config import StoreConfig
 from icosfl.store import SeriesStore, open_store
-from support.bridge_service import SCHEMA, exporting, running_bridge, wait_for_health
-from support.dataclay_stack import DataclayStack
+from support.bridge_service import SCHEMA, bridge_of, exporting, running_bridge, wait_for_health
+from support.dataclay_stack import DataclayStack, SupervisedProcess
+from support.rows import rows_once
 
 SECOND = 10**9
 
@@ -80,7 +81,7 @@ def test_what_the_sdk_observes_is_read_back_from_dataclay(
             assert provider.force_flush()
             moments.append(time.time_ns())
 
-    rows = store.window().rows
+    rows = rows_once(store, 3)
     table = dict(zip(SCHEMA.names, rows.values.T, strict=True))
     assert table["cpu_usage"].tolist() == [12.5, 25.0, 50.0]
     assert table["memory_usage"].tolist() == [512.0, 768.0, 1024.0]
@@ -88,27 +89,46 @@ def test_what_the_sdk_observes_is_read_back_from_dataclay(
     assert [np.searchsorted(moments, when) for when in rows.times] == [1, 2, 3]
 
 
-def test_what_is_sent_while_dataclay_is_down_arrives_when_it_is_back(
+def test_what_is_acknowledged_while_dataclay_is_down_is_there_when_it_is_back(
     tmp_path: Path, dataclay_stack: DataclayStack, store_config: StoreConfig, store: SeriesStore
 ) -> None:
-    first = time.time_ns()
-    with (
-        running_bridge(tmp_path, store_config) as listen,
-        exporting(listen) as exporter,
-        ThreadPoolExecutor(1) as sender,
-    ):
+    first = time.time_ns() - 60 * SECOND
+    with running_bridge(tmp_path, store_config) as listen, exporting(listen) as exporter:
         wait_for_health(listen, HealthCheckResponse.SERVING)
+        assert exporter.export(load(0.0, first)) is MetricExportResult.SUCCESS
+        rows_once(store, 1)
         dataclay_stack.kill("backend")
         try:
-            wait_for_health(listen, HealthCheckResponse.NOT_SERVING)
-            export = sender.submit(exporter.export, load(1.25, first))
+            for second in range(1, 4):
+                assert exporter.export(load(second, first + second * SECOND)) is MetricExportResult.SUCCESS
         finally:
             dataclay_stack.start_again("backend")
 
-        assert export.result(timeout=60) is MetricExportResult.SUCCESS
-        wait_for_health(listen, HealthCheckResponse.SERVING)
-        assert exporter.export(load(1.5, first + SECOND)) is MetricExportResult.SUCCESS
+        rows = rows_once(store, 4)
+    assert rows.times.tolist() == [first + second * SECOND for second in range(4)]
+    assert rows.values[:, SCHEMA.index("load_1m")].tolist() == [0.0, 1.0, 2.0, 3.0]
 
-    rows = store.window().rows
-    assert rows.times.tolist() == [first, first + SECOND]
-    assert rows.values[:, SCHEMA.index("load_1m")].tolist() == [1.25, 1.5]
+
+def test_what_a_bridge_acknowledged_before_it_was_killed_reaches_dataclay_after_its_restart(
+    tmp_path: Path, dataclay_stack: DataclayStack, store_config: StoreConfig, store: SeriesStore
+) -> None:
+    first = time.time_ns() - 60 * SECOND
+    listen, command = bridge_of(tmp_path, store_config)
+    bridge = SupervisedProcess("bridge", command, tmp_path / "bridge.log", listen)
+    dataclay_stack.kill("backend")
+    try:
+        bridge.start()
+        with exporting(listen) as exporter:
+            wait_for_health(listen, HealthCheckResponse.SERVING)
+            for second in range(3):
+                assert exporter.export(load(second, first + second * SECOND)) is MetricExportResult.SUCCESS
+        bridge.end(signal.SIGKILL)
+    finally:
+        dataclay_stack.start_again("backend")
+    bridge.start()
+    try:
+        rows = rows_once(store, 3)
+    finally:
+        bridge.end(signal.SIGKILL)
+
+    assert rows.values[:, SCHEMA.index("load_1m")].tolist() == [0.0, 1.0, 2.0]

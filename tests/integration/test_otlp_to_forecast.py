@@ -30,6 +30,7 @@ from icosfl.store import SeriesStore, open_store
 from support.bridge_service import SCHEMA, SERIES, exporting, running_bridge, wait_for_health
 from support.dataclay_stack import DataclayStack
 from support.forecast_service import HORIZONS, PERIOD_SECONDS, running_forecast, taught
+from support.rows import rows_once
 
 UNITS = {"cpu_usage": "%", "memory_usage": "MiBy", "load_1m": "1", "power": "W"}
 PERIOD = int(PERIOD_SECONDS * 10**9)
@@ -117,7 +118,7 @@ def test_what_the_sdk_sends_is_what_dataclay_holds_and_what_forecasts_start_from
 
 
 def assert_holds(store: SeriesStore, *sent: Measurements) -> None:
-    rows = store.window().rows
+    rows = rows_once(store, sum(len(part.times) for part in sent))
     np.testing.assert_array_equal(rows.times, np.concatenate([part.times for part in sent]))
     np.testing.assert_array_equal(rows.values, np.concatenate([part.in_fleet_units for part in sent]))
 

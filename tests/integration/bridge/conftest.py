@@ -26,6 +26,7 @@ from icosfl.errors import StoreUnavailable
 from icosfl.schema import Rows
 from icosfl.store import Position, SeriesStore, StoreInfo
 from icosfl.store.memory import MemoryStore
+from support.rows import rows_once
 
 SERIES = (
     SeriesConfig("cpu_usage", "%"),
@@ -111,9 +112,7 @@ class MoodyStore(MemoryStore):
 
     def until(self, rows: int) -> Rows:
         """The window as soon as it has so many rows."""
-        while (info := self.info()).rows < rows:
-            assert self.wait(info.position, 20), f"{info.rows} of {rows} rows came"
-        return self.window().rows
+        return rows_once(self, rows)
 
     def _check_up(self) -> None:
         if self.down.is_set():

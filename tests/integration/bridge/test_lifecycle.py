@@ -199,6 +199,31 @@ def test_what_a_stopping_bridge_cannot_hand_over_is_there_after_its_next_start(c
     assert after.until(1).times.tolist() == [10**18]
 
 
+def test_what_comes_while_the_bridge_looks_at_its_store_is_handed_over_before_it_stops(config, store) -> None:
+    looks, go_on, handed = Event(), Event(), []
+    info, append = store.info, store.append
+
+    def look():
+        looks.set()
+        assert go_on.wait(30)
+        return info()
+
+    store.info, store.append = look, lambda rows: handed.append(rows.times.tolist()) or append(rows)
+    bridge = Bridge(config, lambda: store)
+    bridge.start()
+    assert looks.wait(5)
+    with grpc.insecure_channel(str(bridge.listens)) as channel, ThreadPoolExecutor(1) as stopping:
+        assert MetricsServiceStub(channel).Export(OLD, timeout=5) == ExportMetricsServiceResponse()
+        health = HealthStub(channel).Watch(HealthCheckRequest(), timeout=10)
+        stopped = stopping.submit(bridge.stop)
+        assert any(answer.status == NOT_SERVING for answer in health)
+        health.cancel()
+        go_on.set()
+        stopped.result(timeout=20)
+
+    assert handed == [[1]]
+
+
 def test_a_bridge_that_cannot_start_lets_go_of_its_spool(config, store, start) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         endpoint = Endpoint("127.0.0.1", taken.getsockname()[1])
