@@ -158,8 +158,9 @@ class Gatherer:
         count = len(self._points)
         times = np.zeros(count, np.uint64)
         values = np.zeros(count, np.float64)
-        kinds = np.full(count, _UNREAD, np.intp)
-        for places in self._of_one_length():
+        lengths = np.fromiter(map(len, self._points), np.intp, count)
+        kinds = np.where(lengths < _FIELD_BYTES, NO_VALUE, _UNREAD)  # too short for a value, or still to be read
+        for places in _equal(lengths):
             chosen = places.tolist()
             points = [self._points[place] for place in chosen]
             layout = _Layout.of(points[0])
@@ -172,16 +173,6 @@ class Gatherer:
             times[place], values[place], kinds[place] = self._read_one(place)
         return Points(times, values, kinds, self._streams)
 
-    def _of_one_length(self) -> Iterator[NDArray[np.intp]]:
-        """The places of the points of each length that is not rare."""
-        lengths = np.fromiter(map(len, self._points), np.intp, len(self._points))
-        order = np.argsort(lengths, kind="stable")
-        ordered = lengths[order]
-        ends = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
-        for begin, end in pairwise((0, *ends.tolist(), len(order))):
-            if end - begin >= _FEW:
-                yield order[begin:end]
-
     def _read_one(self, place: int) -> tuple[int, float, int]:
         view = view_point(self._points[place])
         kind = view.WhichOneof("value")
@@ -193,3 +184,13 @@ class Gatherer:
         view.DiscardUnknownFields()
         stream = self._owners[place][view.SerializeToString()]
         return time, value, NO_VALUE if kind is None else stream
+
+
+def _equal(lengths: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
+    """The places of each length that is not rare."""
+    order = np.argsort(lengths, kind="stable")
+    ordered = lengths[order]
+    ends = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    for begin, end in pairwise((0, *ends.tolist(), len(order))):
+        if end - begin >= _FEW:
+            yield order[begin:end]

@@ -59,7 +59,7 @@ class BoundedCache(Generic[_Key, _Value]):
         size: How large, in bytes, the keys are together at most.
     """
 
-    def __init__(self, entries: int = CACHED_IDENTITIES, size: int = CACHED_BYTES) -> None:
+    def __init__(self, entries: int, size: int) -> None:
         self._entries = entries
         self._size = size
         self._used = 0
@@ -97,12 +97,14 @@ class Identities:
 
     Args:
         rules: Which points are kept.
+        entries: How many of each are remembered at most.
+        size: How large, in bytes, those of a kind were on the wire together at most.
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, entries: int = CACHED_IDENTITIES, size: int = CACHED_BYTES) -> None:
         self._rules = rules
-        self._senders: BoundedCache[bytes, Sender] = BoundedCache()
-        self._identities: BoundedCache[tuple[Feed, bytes], Identity] = BoundedCache()
+        self._senders: BoundedCache[bytes, Sender] = BoundedCache(entries, size)
+        self._identities: BoundedCache[tuple[Feed, bytes], Identity] = BoundedCache(entries, size)
 
     def sender(self, resource: bytes) -> Sender:
         """Whom the bytes of a resource name.

@@ -148,28 +148,27 @@ VALUE_LAST = (2, 3, 5, 7, 8, 4, 6)
 def encode(message: Message, order: Order) -> bytes:
     """The bytes of a message whose fields stand in another order; what is repeated stays in its own."""
     fields = []
-    for field, value in message.ListFields():
-        for item in value if field.is_repeated else [value]:
+    for kind, value in message.ListFields():
+        for item in value if kind.is_repeated else [value]:
             if isinstance(item, Message):
-                content = encode(item, order)
-                fields.append(bytes([field.number << 3 | 2]) + length(len(content)) + content)
+                fields.append(field(kind.number, encode(item, order)))
             else:
                 one = type(message)()
-                if field.is_repeated:
-                    getattr(one, field.name).append(item)
+                if kind.is_repeated:
+                    getattr(one, kind.name).append(item)
                 else:
-                    setattr(one, field.name, item)
+                    setattr(one, kind.name, item)
                 fields.append(one.SerializeToString())
     return b"".join(order(message, fields))
 
 
-def length(number: int) -> bytes:
-    """A number as protobuf writes it."""
-    head = b""
-    while number > 127:
-        head += bytes([number & 127 | 128])
-        number >>= 7
-    return head + bytes([number])
+def field(number: int, content: bytes) -> bytes:
+    """A field as protobuf writes it, of bytes, text or a message; the number is less than 16."""
+    size, head = len(content), b""
+    while size > 127:
+        head += bytes([size & 127 | 128])
+        size >>= 7
+    return bytes([number << 3 | 2]) + head + bytes([size]) + content
 
 
 def of_points(numbers: tuple[int, ...]) -> Order:
