@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from icosfl.errors import StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +91,28 @@ def recover(path: Path) -> bool:
             logger.warning("%s comes from %s", path, other.name)
             return True
     return False
+
+
+def load(path: Path) -> Any:
+    """Return what was pickled into the last whole generation, or None when there is none.
+
+    Raises:
+        StoreUnavailable: the file system refuses, or this release cannot read it: it is not lost.
+    """
+    try:
+        if not recover(path):
+            return None
+        with path.open("rb") as file:
+            return pickle.load(file)  # noqa: S301  # written by ourselves, checksum verified
+    except OSError as error:
+        raise StoreUnavailable(
+            f"{path} cannot be read: {error.strerror}", cure="mend the file system, then restart dataclay-backend"
+        ) from error
+    except Exception as error:
+        raise StoreUnavailable(
+            f"{path} is whole but cannot be loaded: {error!r}",
+            cure="go back to the release that wrote it, or move the file away to begin without rows",
+        ) from error
 
 
 def remove(path: Path) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError
 
-from icosfl.errors import StoreUnavailable
 from icosfl.store import checkpoint
 from icosfl.store.quiet import quiet_dataclay
 
@@ -69,7 +67,7 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
         async with self._files, lock_manager.get_lock(object_id).writer_lock:
             if instance._dc_is_loaded or not instance._dc_is_local:
                 return
-            found = await asyncio.to_thread(_read, self._path(instance))
+            found = await asyncio.to_thread(checkpoint.load, self._path(instance))
             if found is None:
                 raise ObjectNotFound(object_id)
             _, properties, state = found
@@ -179,26 +177,3 @@ class DurableRuntime(BackendRuntime):  # type: ignore[misc]
 def _write(path: Path, state: Any) -> bool:
     """Write a state that nobody changes any more; as `checkpoint.write`."""
     return checkpoint.write(path, lambda sink: DataClayPickler(sink).dump(state))
-
-
-def _read(path: Path) -> Any:
-    """The state that the last whole file holds, or None when there is none.
-
-    Raises:
-        StoreUnavailable: the file system refuses, or this release cannot read it: the rows are not lost.
-    """
-    try:
-        if not checkpoint.recover(path):
-            return None
-        with path.open("rb") as file:
-            return pickle.load(file)  # noqa: S301  # written by ourselves, checksum verified
-    except OSError as error:
-        raise StoreUnavailable(
-            f"{path} cannot be read: {error.strerror}",
-            cure="mend the file system, then restart dataclay-backend",
-        ) from error
-    except Exception as error:
-        raise StoreUnavailable(
-            f"{path} is whole but cannot be loaded: {error!r}",
-            cure="go back to the release that wrote it, or move the file away to begin without rows",
-        ) from error

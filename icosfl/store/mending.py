@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import re
 import socket
 from pathlib import Path
@@ -39,7 +38,7 @@ def mend_registry(config: DataclayConfig, backend_id: UUID) -> None:
     """Take back the registration that a killed backend left, and enter again the objects that Redis has lost.
 
     Raises:
-        StoreUnavailable: Redis does not answer.
+        StoreUnavailable: Redis does not answer, or an object's file cannot be read.
         RunFailed: another process serves under this backend's id.
     """
     try:
@@ -80,9 +79,10 @@ def _stored_objects(directory: Path, backend_id: UUID) -> list[tuple[ObjectMetad
     found = []
     names = {path.name.split(".")[0] for path in directory.iterdir()}
     for path in (directory / name for name in names if _OBJECT_FILE.fullmatch(name)):
-        if not checkpoint.recover(path):
+        content = checkpoint.load(path)
+        if content is None:
             continue
-        metadata, _, state = pickle.loads(path.read_bytes())  # noqa: S301  # written by ourselves, checksum verified
+        metadata, _, state = content
         entry = ObjectMetadata(**metadata)
         if entry.master_backend_id == backend_id and state:
             alias = Alias(name=state["alias"], dataset_name=entry.dataset_name, object_id=entry.id)

@@ -68,7 +68,8 @@ def prepare_backend(config: DataclayConfig) -> Service:
     """The backend, once the metadata service has registered itself in Redis.
 
     Raises:
-        StoreUnavailable: Redis does not answer in time, or the metadata service has not been there.
+        StoreUnavailable: Redis does not answer in time, the metadata service has not been there, or an object's file
+            cannot be read.
         RunFailed: another process serves as this backend, or its directory cannot be used.
     """
     run_id = registry.wait_for(config.redis, "/dataclay/this", config.start_timeout_seconds)

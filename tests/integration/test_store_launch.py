@@ -8,11 +8,13 @@ import sys
 import threading
 import tomllib
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import tomli_w
 
 from icosfl.errors import ConfigError, RunFailed, StoreUnavailable
+from icosfl.store import checkpoint
 from support.dataclay_stack import DataclayStack, free_ports
 
 
@@ -73,6 +75,21 @@ def test_a_backend_whose_directory_cannot_be_made_says_so_and_ends(config, tmp_p
     assert done.returncode == RunFailed.exit_code
     assert f"storage_dir: {tmp_path}/file/objects: Not a directory" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_backend_with_a_whole_file_that_it_cannot_load_says_so_and_leaves_it_as_it_is(config, tmp_path) -> None:
+    path = tmp_path / str(uuid4())
+    checkpoint.write(path, lambda sink: sink.write(b"cgone.module\nClass\n."))
+    content = path.read_bytes()
+    config["storage_dir"] = str(tmp_path)
+
+    done = launch("backend", config, tmp_path)
+
+    assert done.returncode == StoreUnavailable.exit_code
+    assert f"{path} is whole but cannot be loaded" in done.stderr
+    assert "go back to the release that wrote it" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert path.read_bytes() == content
 
 
 def test_a_redis_that_refuses_because_its_disk_is_full_is_waited_for_and_named(config, tmp_path) -> None:
