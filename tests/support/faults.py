@@ -85,9 +85,15 @@ class FaultyNode:
     def fault(self, name: str) -> Iterator[None]:
         """What happens in the block is a fault of the table; after it all must become well again without a person."""
         self.stream.wait_for_more(_POINTS_AROUND)
-        yield
-        self.stream.wait_for_more(_POINTS_AROUND)
-        self._wait_until_all_is_well()
+        try:
+            yield
+            self.stream.wait_for_more(_POINTS_AROUND)
+            self._wait_until_all_is_well()
+        finally:
+            self._note_phase(name)
+        self.wait_for_points()
+
+    def _note_phase(self, name: str) -> None:
         before = {when for phase in self.phases for when in phase.points}
         sent_again = sum(phase.sent_again for phase in self.phases)
         points = {when: number for when, number in self.stream.acknowledged.copy().items() if when not in before}
@@ -103,7 +109,7 @@ class FaultyNode:
             self.services[name].wait_for_start(number + 1)
 
     def _wait_until_all_is_well(self) -> None:
-        """Return once all answer, say that all is well, and the store has what was acknowledged."""
+        """Return once all answer and say that all is well, and the store has what was acknowledged, and checkpoints."""
         wait_for_health(self.bridge_config.listen, HealthCheckResponse.SERVING)
         end = time.monotonic() + 30
         while (told := self.readiness()) != {"ready": True, "reasons": [], "store": "answers"}:
@@ -111,6 +117,9 @@ class FaultyNode:
             time.sleep(0.05)
         with open_store(self.stack.store_config(ALIAS, CAPACITY), SCHEMA, read_only=True) as newcomer:
             newcomer.info()
+            while newcomer.saved().sequence < 0:
+                assert time.monotonic() < end, f"no two checkpoints: {self.logs()}"
+                time.sleep(0.05)
         self.wait_for_points()
 
     def readiness(self) -> dict[str, object]:

@@ -7,6 +7,7 @@ acknowledged. The table at the end of the test run says what became of them.
 from __future__ import annotations
 
 import itertools
+import random
 import resource
 import signal
 from pathlib import Path
@@ -30,6 +31,13 @@ MINUTE = 60 * 10**9
 def test_what_is_killed_comes_back_and_loses_nothing(node: FaultyNode, names: tuple[str, ...]) -> None:
     with node.fault(f"{' and '.join(names)} killed"):
         node.crash(*names)
+
+
+def test_a_dozen_kills_one_after_the_other_lose_nothing(node: FaultyNode) -> None:
+    with node.fault("a dozen kills in a row"):
+        for name in random.Random(5).choices(KILLED, k=12):
+            node.services[name].crash()
+            node.stream.wait_for_more(5)
 
 
 def test_points_are_taken_while_the_store_is_down_even_if_the_bridge_is_killed_then(node: FaultyNode) -> None:
@@ -99,22 +107,26 @@ def test_garbage_at_the_spools_end_is_set_aside(node: FaultyNode) -> None:
 def write_to_dead_spool(node: FaultyNode, data: bytes) -> Path:
     """Kill the bridge, write behind its newest record, and start it again."""
     node.bridge.end(signal.SIGKILL)
-    newest = files_in(node.bridge_config.spool.directory)[-1]
-    with newest.open("ab") as file:
-        file.write(data)
-    node.bridge.start()
+    try:
+        newest = files_in(node.bridge_config.spool.directory)[-1]
+        with newest.open("ab") as file:
+            file.write(data)
+    finally:
+        node.bridge.start()
     return newest
 
 
 def test_after_a_corrupt_checkpoint_the_spool_brings_what_the_one_before_it_lacks(node: FaultyNode) -> None:
     with node.fault("backend killed, newest checkpoint corrupt"):
         node.stack.kill("backend")
-        (newest,) = (path for path in node.stack.storage_dir.iterdir() if checkpoint.previous_of(path).exists())
-        data = bytearray(newest.read_bytes())
-        data[len(data) // 2] ^= 0xFF
-        newest.write_bytes(data)
-        node.stream.wait_for_more(20)
-        node.stack.start_again("backend")
+        try:
+            (newest,) = (path for path in node.stack.storage_dir.iterdir() if checkpoint.previous_of(path).exists())
+            data = bytearray(newest.read_bytes())
+            data[len(data) // 2] ^= 0xFF
+            newest.write_bytes(data)
+            node.stream.wait_for_more(20)
+        finally:
+            node.stack.start_again("backend")
 
     log = node.services["backend"].log.read_text()
     assert f"{newest} is damaged and was set aside" in log
