@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint type test bench demo down fleet fleet-down clean
+.PHONY: help setup lock lint type test bench fuzz demo down fleet fleet-down clean
 
 INVENTORY ?= inventories/local
 BIN := .venv/bin
@@ -28,6 +28,9 @@ test: setup ## Run all tests
 
 bench: setup ## Print the benchmarks' tables
 	@set -e; for file in benchmarks/*.py; do python "$$file"; done
+
+fuzz: setup ## Send the bridge's reader spoilt requests for SECONDS (60), guided by what they reach
+	@scripts/fuzz $(or $(SECONDS),60)
 
 demo: setup ## A working federation on this machine: deploy, collect, train, forecast
 	@icosfl -i "$(INVENTORY)" up
