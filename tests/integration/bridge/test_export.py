@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from threading import Event
+from threading import Event, Semaphore
 
 import grpc
 import numpy as np
@@ -51,7 +51,7 @@ from icosfl.bridge.spool import Spool
 from icosfl.collect.otlp import Origin, Sender, Verdict
 from icosfl.collect.points import Batch, Kind, Point
 from icosfl.config import SenderLimits
-from icosfl.errors import SpoolFull
+from icosfl.errors import SpoolFailed, SpoolFull
 from icosfl.schema import Rows, Schema
 
 T0 = 1_700_000_000_000_000_000
@@ -460,6 +460,23 @@ def test_a_store_of_other_series_is_tried_on_and_nothing_is_lost(bridge, store, 
 
     assert_array_equal(store.until(1).values[:, 2], [1.5])
     assert len(said) == 1
+
+
+def test_a_spool_that_cannot_be_read_is_tried_on(store, stub, monkeypatch, caplog) -> None:
+    tried = Semaphore(0)
+
+    def fail(spool, after, max_rows):
+        tried.release()
+        raise SpoolFailed("the disk does not read")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Spool, "read", fail)
+        stub.Export(request(load()), timeout=5)
+        for _ in range(3):
+            assert tried.acquire(timeout=5)
+
+    assert_array_equal(store.until(1).values[:, 2], [1.5])
+    assert caplog.text.count("nothing is handed to the store: the disk does not read") == 1
 
 
 def test_an_unforeseen_error_is_counted_and_the_next_request_is_served(bridge, stub, monkeypatch) -> None:
