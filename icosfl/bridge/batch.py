@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -72,7 +71,9 @@ class Reader:
         """
         decoded = decode(body, self._identities, TimeSpan(earliest, now + self._future_tolerance))
         joined = join(decoded.points, self._sources, self._width, self._row_tolerance)
-        return Batch(joined.rows, joined.stored, Counter(decoded.dropped) + joined.left_out, decoded.strangers)
+        stored = joined.stored
+        dropped = decoded.dropped if stored == len(decoded.points) else decoded.dropped + joined.left_out
+        return Batch(joined.rows, stored, dropped, decoded.strangers)
 
 
 def explain(batch: Batch) -> str:

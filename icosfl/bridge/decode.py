@@ -8,7 +8,7 @@ or repeated request would falsify every value after it. Delta sums are therefore
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
 from icosfl.bridge.attributes import Attributes
 from icosfl.bridge.columns import NO_VALUE, Gatherer, Points
-from icosfl.bridge.identities import Identities, Sender, resource_attributes
+from icosfl.bridge.identities import Identities, resource_attributes
 from icosfl.bridge.reasons import Reason
 from icosfl.bridge.rules import Feed, Rule
 from icosfl.bridge.wire import DataView, Kind, ResourceView, view_request
@@ -45,7 +45,7 @@ class Decoded:
     """What a request holds: the points that are wanted, the number left out by reason, the resources nobody knows."""
 
     points: Points
-    dropped: Mapping[Reason, int]
+    dropped: Counter[Reason]
     strangers: tuple[Attributes, ...]
 
 
@@ -69,33 +69,37 @@ def decode(body: bytes, identities: Identities, span: TimeSpan) -> Decoded:
     for group in view_request(body).resource_metrics:
         resource = b"".join(group.resource)
         sender = identities.sender(resource)
-        unknown = dropped[Reason.UNKNOWN_RESOURCE]
-        _gather(group, sender, gatherer, dropped)
-        if dropped[Reason.UNKNOWN_RESOURCE] > unknown:
+        if sender.rule is not None:
+            _gather(group, sender.digest, sender.rule, gatherer, dropped)
+        elif count := sum(len(data.data_points) for _, _, data in _metrics(group)):
+            dropped[Reason.UNKNOWN_RESOURCE] += count
             strangers.append(resource_attributes(resource))
     points = gatherer.read()
     valid = _check(points, TimeSpan(span.earliest, min(span.latest, LAST_TIME)), dropped)
-    return Decoded(points.only(valid), +dropped, tuple(strangers))
+    return Decoded(points.only(valid), dropped, tuple(strangers))
 
 
-def _gather(group: ResourceView, sender: Sender, gatherer: Gatherer, dropped: Counter[Reason]) -> None:
-    """Give the points that are wanted to the gatherer, and count the others."""
+def _metrics(group: ResourceView) -> Iterator[tuple[bytes, Kind, DataView]]:
+    """The metrics of a resource that have data: name, kind, data."""
     for scope in group.scope_metrics:
         for metric in scope.metrics:
             kind = metric.WhichOneof("data")
             if kind is not None:
-                data: DataView = getattr(metric, kind)
-                use = _use(sender.rule, metric.name, kind, data)
-                if isinstance(use, Feed):
-                    gatherer.add(sender.digest, use, data.data_points)
-                else:
-                    dropped[use] += len(data.data_points)
+                yield metric.name, kind, getattr(metric, kind)
 
 
-def _use(rule: Rule | None, name: bytes, kind: Kind, data: DataView) -> Feed | Reason:
+def _gather(group: ResourceView, resource: bytes, rule: Rule, gatherer: Gatherer, dropped: Counter[Reason]) -> None:
+    """Give the points that the rule wants to the gatherer, and count the others."""
+    for name, kind, data in _metrics(group):
+        use = _use(rule, name, kind, data)
+        if isinstance(use, Feed):
+            gatherer.add(resource, use, data.data_points)
+        elif count := len(data.data_points):
+            dropped[use] += count
+
+
+def _use(rule: Rule, name: bytes, kind: Kind, data: DataView) -> Feed | Reason:
     """What a metric is for, or why it is for nothing."""
-    if rule is None:
-        return Reason.UNKNOWN_RESOURCE
     if kind in _UNSUPPORTED:
         return _UNSUPPORTED[kind]
     feed = rule.feeds.get(name)

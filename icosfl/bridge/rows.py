@@ -131,11 +131,11 @@ def join(points: Points, sources: SourceTable, width: int, tolerance: int) -> Jo
     cells = _find_cells(matches, streams[kinds])
     made = _make(matches, cells, resources[kinds], points.values, sources)
     lost = _lost(matches, cells, made, made.rows * width + sources.columns[made.sources])
-    won = np.flatnonzero((made.fates == _STORED) & ~lost)
-    begins = np.flatnonzero(_begins(made.rows[won]))
+    won = ((made.fates == _STORED) & ~lost).nonzero()[0]
+    begins = _begins(made.rows[won]).nonzero()[0]
     rows = made.rows[won[begins]]
     values = np.full((len(rows), width), np.nan)
-    values[np.searchsorted(rows, made.rows[won]), sources.columns[made.sources[won]]] = made.values[won]
+    values[rows.searchsorted(made.rows[won]), sources.columns[made.sources[won]]] = made.values[won]
     return Joined(Rows(matches.row_times[rows], values), _fates(matches, cells, made, lost, len(points)))
 
 
@@ -144,24 +144,24 @@ def _match(points: Points, targets: int, tolerance: int) -> _Matches:
     flat = np.array([target for some in found for target in some], np.intp)
     counts = np.array([len(some) for some in found], np.intp)
     many = counts[points.kinds]
-    matched = np.repeat(np.arange(len(points)), many)
-    first = (np.cumsum(counts) - counts)[points.kinds] - (np.cumsum(many) - many)
-    target = flat[np.repeat(first, many) + np.arange(len(matched))]
+    matched = np.arange(len(points)).repeat(many)
+    first = (counts.cumsum() - counts)[points.kinds] - (many.cumsum() - many)
+    target = flat[first.repeat(many) + np.arange(len(matched))]
 
     times = points.times[matched]
-    by_time = np.argsort(times, kind="stable")
+    by_time = times.argsort(kind="stable")
     times = times[by_time]
     begins = _row_begins(times, tolerance)
     rows = np.zeros(len(times), np.intp)
     rows[begins[1:]] = 1
-    cells = np.cumsum(rows) * targets + target[by_time]
-    order = np.argsort(cells, kind="stable")
+    cells = rows.cumsum() * targets + target[by_time]
+    order = cells.argsort(kind="stable")
     return _Matches(matched[by_time[order]], cells[order], order, times[begins].astype(np.int64))
 
 
 def _row_begins(times: NDArray[np.uint64], tolerance: int) -> _Ints:
     """The places of the times, which ascend, at which a row begins."""
-    ends = np.searchsorted(times, times + np.uint64(tolerance), side="right").tolist()
+    ends = times.searchsorted(times + np.uint64(tolerance), side="right").tolist()
     begins: list[int] = []
     place = 0
     while place < len(ends):
@@ -172,8 +172,8 @@ def _row_begins(times: NDArray[np.uint64], tolerance: int) -> _Ints:
 
 def _find_cells(matches: _Matches, stream: _Ints) -> _Cells:
     ends = _ends(matches.cells)
-    last, older = np.flatnonzero(ends), np.flatnonzero(~ends)
-    older_of = np.searchsorted(last, older)
+    last, older = ends.nonzero()[0], (~ends).nonzero()[0]
+    older_of = last.searchsorted(older)
     ambiguous = np.zeros(len(last), np.bool_)
     ambiguous[older_of[stream[older] != stream[last[older_of]]]] = True
     return _Cells(last, older, older_of, ambiguous)
@@ -183,7 +183,7 @@ def _make(
     matches: _Matches, cells: _Cells, resource: _Ints, values: NDArray[np.float64], sources: SourceTable
 ) -> _Made:
     cell = matches.cells[cells.last]
-    first, second = np.flatnonzero(_begins(cell >> 1)), np.flatnonzero(_ends(cell >> 1))
+    first, second = _begins(cell >> 1).nonzero()[0], _ends(cell >> 1).nonzero()[0]
     row, target = np.divmod(cell[first], 2 * len(sources))
     source = target >> 1
     both = first != second
@@ -202,12 +202,12 @@ def _make(
 def _lost(matches: _Matches, cells: _Cells, made: _Made, places: _Ints) -> _Flags:
     """Which of the values give way to a later one of another rule at their place, the column of a row."""
     lost = np.zeros(len(places), np.bool_)
-    good = np.flatnonzero(made.fates == _STORED)
+    good = (made.fates == _STORED).nonzero()[0]
     begins = _begins(places[good])
     if not begins.all():
         newest = np.maximum(matches.order[cells.last[made.first]], matches.order[cells.last[made.second]])[good]
-        best = np.maximum.reduceat(newest, np.flatnonzero(begins))
-        lost[good] = newest != best[np.cumsum(begins) - 1]
+        best = np.maximum.reduceat(newest, begins.nonzero()[0])
+        lost[good] = newest != best[begins.cumsum() - 1]
     return lost
 
 
@@ -227,7 +227,7 @@ def _fates(matches: _Matches, cells: _Cells, made: _Made, lost: _Flags, points: 
         np.maximum.at(fates, matches.points[cells.last[part]], ranks)
     if len(cells.older):
         ranks = own + np.minimum(made.fates, _SUPERSEDED)
-        of = np.searchsorted(made.first, cells.older_of, side="right") - 1
+        of = made.first.searchsorted(cells.older_of, side="right") - 1
         np.maximum.at(fates, matches.points[cells.older], ranks[of])
     return fates % size
 

@@ -95,12 +95,13 @@ numbers = st.builds(
 )
 # Many points of one stream, as a backlog has them: the bridge reads such together.
 backlogs = st.builds(
-    lambda whens, amounts, items: [
-        NumberDataPoint(time_unix_nano=when, attributes=items, **amount)
+    lambda whens, amounts, start, items: [
+        NumberDataPoint(time_unix_nano=when, start_time_unix_nano=start, attributes=items, **amount)
         for when, amount in zip(whens, amounts, strict=False)
     ],
     st.lists(times, min_size=8, max_size=20),
     st.lists(amounts, min_size=8, max_size=20),
+    st.sampled_from([0, 5]),
     st.one_of(st.just([]), used),
 )
 series = st.one_of(st.lists(numbers, max_size=4), backlogs)
