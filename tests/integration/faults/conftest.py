@@ -11,7 +11,7 @@ from support.faults import FaultyNode, table_of
 TABLE = pytest.StashKey[str]()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[FaultyNode]:
     node = FaultyNode(tmp_path_factory.mktemp("faults"))
     try:
