@@ -121,7 +121,7 @@ def _check(points: Points, span: TimeSpan, dropped: Counter[Reason]) -> NDArray[
     )
     invalid = np.zeros(len(points), np.bool_)
     for wrong, reason in problems:
-        if wrong.any():
-            dropped[reason] += int(np.count_nonzero(wrong & ~invalid))
+        if count := int(np.count_nonzero(wrong & ~invalid)):
+            dropped[reason] += count
             invalid |= wrong
     return ~invalid

@@ -32,6 +32,7 @@ def check(reader: Reader, body: bytes) -> Batch | None:
     assert batch.rows.width == len(SCHEMA)
     assert not np.isinf(batch.rows.values).any()
     assert batch.points == batch.stored + sum(batch.dropped.values())
+    assert all(count > 0 for count in batch.dropped.values())
     assert bool(explain(batch)) == (batch.rejected > 0)
     if official:
         plain = read_plainly(body, RULES, SCHEMA, TOLERANCE, NOW + FUTURE)
