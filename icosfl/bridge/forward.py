@@ -19,7 +19,7 @@ from icosfl.errors import DataError, SpoolFailed, Unavailable
 _MAX_ROWS = 10_000
 """Rows in one call of the store."""
 
-_GATHER_SECONDS = 0.02
+_GATHER_SECONDS = 0.05
 """Pause after a call, in which records gather for the next one: a call costs more than the rows in it."""
 
 _NAP_SECONDS = 0.25
