@@ -1,12 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint type test bench fuzz demo down fleet fleet-down clean
+.PHONY: help setup lock lint type test bench bench-fleet fuzz demo down fleet fleet-down clean
 
 INVENTORY ?= inventories/local
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Make the locked environment in .venv
 	@scripts/setup
@@ -26,8 +26,11 @@ type: setup ## Check the types
 test: setup ## Run all tests
 	@scripts/test
 
-bench: setup ## Print the benchmarks' tables
-	@set -e; for file in benchmarks/*.py; do python "$$file"; done
+bench: setup ## Print the benchmarks' tables (minutes)
+	@set -e; for name in bridge store data_plane train_local; do python "benchmarks/$$name.py"; done
+
+bench-fleet: setup ## The same of deployments (Docker, an hour)
+	@set -e; for name in starts converge; do python "benchmarks/$$name.py"; done
 
 fuzz: setup ## Send the bridge's reader spoilt requests for SECONDS (60), guided by what they reach
 	@scripts/fuzz $(or $(SECONDS),60)
