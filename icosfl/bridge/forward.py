@@ -130,7 +130,7 @@ class Forwarder:
         """See whether the store is the same one still, and what of its rows it cannot lose any more."""
         self._check(self._progress.note_epoch(self._keeper.look()))
         if self._progress.unsaved:
-            self._check(self._progress.note_saved(self._keeper.saved()))
+            self._check(self._progress.note_saved(self._keeper.saved(soon=self._spool.is_filling)))
             self._spool.forget(self._progress.saved)
         self._look_at = time.monotonic() + self._retry
 

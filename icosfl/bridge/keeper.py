@@ -61,9 +61,13 @@ class StoreKeeper:
         """Store rows and return once they are in the window; raises as `look` does."""
         return self._ask(lambda store: store.append(rows))
 
-    def saved(self) -> Position:
-        """The newest position that outlives a kill of the store; raises as `look` does."""
-        return self._ask(lambda store: store.saved())
+    def saved(self, *, soon: bool) -> Position:
+        """The newest position that outlives a kill of the store; raises as `look` does.
+
+        Args:
+            soon: Have the store make more of its rows safe now.
+        """
+        return self._ask(lambda store: store.saved(soon=soon))
 
     def _ask(self, question: Callable[[SeriesStore], T]) -> T:
         try:

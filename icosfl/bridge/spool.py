@@ -107,6 +107,11 @@ class Spool:
             return self._files.bytes
 
     @property
+    def is_filling(self) -> bool:
+        """Whether more than half of its room is taken."""
+        return 2 * self.bytes > self._limits.max_bytes
+
+    @property
     def records(self) -> int:
         """How many records it has that are not forgotten."""
         with self._state:

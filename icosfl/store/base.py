@@ -74,11 +74,14 @@ class SeriesStore(ABC):
         """Return what the store holds, without the rows."""
 
     @abstractmethod
-    def saved(self) -> Position:
+    def saved(self, *, soon: bool = False) -> Position:
         """Return the newest position that outlives a kill of the store, even when its newest checkpoint is damaged.
 
         Its sequence is -1 while there is none in this epoch. Without further appends it reaches the store's position in
         the end.
+
+        Args:
+            soon: Have the next checkpoint written now, not in its time. The answer does not wait for it.
         """
 
     @abstractmethod

@@ -78,9 +78,9 @@ class DataclayStore(SeriesStore):
         rows, capacity, oldest, newest, position = self._call("info")
         return StoreInfo(rows, capacity, oldest, newest, Position(*position))
 
-    def saved(self) -> Position:
-        """Return the position of the checkpoint before the newest."""
-        return Position(*self._call("saved"))
+    def saved(self, *, soon: bool = False) -> Position:
+        """Return the position of the checkpoint before the newest; `soon` asks for the next one now."""
+        return Position(*self._call("saved", soon))
 
     def close(self) -> None:
         """Close the channels; calls in flight end."""

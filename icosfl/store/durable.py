@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
         self._seconds = seconds
         self._files = asyncio.Lock()  # held while files are read or written, also by a thread
         self._task: asyncio.Task[None] | None = None
+        self._asked = asyncio.Event()
+
+    def hurry(self) -> None:
+        """Write the next checkpoint now, or as soon as the one under way is written."""
+        self._asked.set()
 
     def start_memory_monitor(self) -> None:
         """Begin to watch memory, and to write checkpoints."""
@@ -106,7 +112,9 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
 
     async def _keep_checkpointing(self) -> None:
         while True:
-            await asyncio.sleep(self._seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), self._seconds)
+            self._asked.clear()
             try:
                 for instance in self._windows():
                     await asyncio.shield(self._checkpoint(instance, settle=True))

@@ -71,7 +71,7 @@ class MemoryStore(SeriesStore):
             ring = self._ring
             return StoreInfo(len(ring), ring.capacity, ring.oldest, ring.newest, self._position)
 
-    def saved(self) -> Position:
+    def saved(self, *, soon: bool = False) -> Position:  # noqa: ARG002
         """Return the position: nothing outlives this process, so nothing is to be done again after its end."""
         with self._changed:
             self._check_open()

@@ -165,9 +165,15 @@ class TimeSeriesData(DataClayObject):  # type: ignore[misc]  # dataClay has no t
         return len(ring), ring.capacity, ring.oldest, ring.newest, self.position
 
     @activemethod  # type: ignore[untyped-decorator]
-    async def saved(self) -> tuple[str, int]:
-        """Tell the position in the checkpoint before the newest: a kill and a damaged newest one leave it."""
+    async def saved(self, soon: bool = False) -> tuple[str, int]:
+        """Tell the position in the checkpoint before the newest: a kill and a damaged newest one leave it.
+
+        Args:
+            soon: Have the next checkpoint written now.
+        """
         await self._load()
+        if soon:
+            get_runtime().data_manager.hurry()
         return self._epoch, self._generations[0]
 
     @activemethod  # type: ignore[untyped-decorator]

@@ -139,3 +139,16 @@ def write_in_a_process(
             store.append(Rows(times, np.ones((len(times), 2))))
     """
     return subprocess.Popen([sys.executable, "-W", "ignore", "-c", dedent(program)])
+
+
+def test_who_cannot_wait_for_the_next_checkpoint_has_it_written_now(stack, store) -> None:
+    text = stack.config_path.read_text(encoding="utf-8")
+    stack.config_path.write_text(
+        text.replace("checkpoint_seconds = 0.3", "checkpoint_seconds = 3600.0"), encoding="utf-8"
+    )
+    assert stack.config_path.read_text(encoding="utf-8") != text
+    stack.restart("backend")
+    after = store.append(rows(MILLION + 10))
+
+    while store.saved(soon=True) != after:
+        assert store.saved().epoch == after.epoch

@@ -74,7 +74,7 @@ CONFIG = BridgeConfig(
 class MoodyStore(MemoryStore):
     """A store that is down while `down` is set, and whose appends wait until `open` is set.
 
-    What outlives its being killed is what it said it would; until `saving` is set nothing does.
+    What outlives its being killed is what it said it would; until `saving` is set, or it is to save soon, nothing does.
     """
 
     def __init__(self) -> None:
@@ -98,8 +98,10 @@ class MoodyStore(MemoryStore):
         self._check_up()
         return super().info()
 
-    def saved(self) -> Position:
+    def saved(self, *, soon: bool = False) -> Position:
         self._check_up()
+        if soon:
+            self.saving.set()
         position = super().saved()
         return position if self.saving.is_set() else Position(position.epoch, -1)
 

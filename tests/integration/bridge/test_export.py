@@ -408,6 +408,24 @@ def test_a_full_spool_makes_senders_come_again_until_the_store_is_back(bridge, s
     assert page(bridge)["icosfl_bridge_rows_forwarded_total"] == 5000 * (taken + 1)
 
 
+def test_a_spool_that_is_filling_has_the_store_save_before_its_time(bridge, store, stub) -> None:
+    store.saving.clear()
+    row = 64  # bytes that a row of the four series takes at least
+    half = 2**19 // row // 5000
+
+    for n in range(half):
+        stub.Export(points(5000, T0 + n * 5000 * 10**9), timeout=20)
+    counts = until(bridge, lambda counts: counts["icosfl_bridge_rows_forwarded_total"] == 5000 * half)
+    assert counts["icosfl_bridge_spool_records"] == half
+    assert not store.saving.is_set()
+    for n in range(half, 4 * half):  # twice as many as there is room for
+        stub.Export(points(5000, T0 + n * 5000 * 10**9), timeout=20)
+        until(bridge, lambda counts: counts["icosfl_bridge_spool_bytes"] < 2**19)
+
+    assert store.saving.is_set()
+    assert page(bridge)["icosfl_bridge_points_refused_total"] == 0
+
+
 def test_the_sdks_exporter_delivers_once_the_spool_has_room(bridge, monkeypatch, store, exporter) -> None:
     refused = Event()
     append = Spool.append

@@ -69,9 +69,9 @@ class Faulty(SeriesStore):
         self._pass()
         return self.inner.info()
 
-    def saved(self) -> Position:
+    def saved(self, *, soon: bool = False) -> Position:
         self._pass()
-        return self.inner.saved()
+        return self.inner.saved(soon=soon)
 
     def close(self) -> None:
         self.inner.close()

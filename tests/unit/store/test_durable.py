@@ -113,6 +113,23 @@ def test_the_generation_before_the_newest_is_what_is_saved(run, disk) -> None:
     run(scenario)
 
 
+def test_a_checkpoint_that_is_asked_for_does_not_wait_for_its_time(run, disk, tmp_path) -> None:
+    async def scenario(_: DurableDataManager) -> None:
+        manager = DurableDataManager(tmp_path, 3600)
+        window = window_in(manager)
+        await window.append(parcel(10))
+        manager.start_memory_monitor()
+        for newest in range(2):
+            manager.hurry()
+            while window.generations[1] != 1 or window.generations[0] != (1 if newest else -1):
+                await asyncio.sleep(0)
+        manager.stop_memory_monitor()
+
+        assert disk.writes == 2
+
+    run(scenario)
+
+
 def test_a_window_that_did_not_change_is_not_written_again(run, disk) -> None:
     async def scenario(manager: DurableDataManager) -> None:
         window = window_in(manager)
