@@ -71,6 +71,7 @@ attributes = st.lists(
     st.builds(KeyValue, key=st.sampled_from(["service.name", "state", "zone"]), value=values), max_size=2
 )
 known = st.just([KeyValue(key="service.name", value=AnyValue(string_value="host"))])
+another = st.just([KeyValue(key="service.name", value=AnyValue(string_value="host")), KeyValue(key="n")])
 elsewhere = st.just([KeyValue(key="zone", value=AnyValue(string_value="1"))])
 used = st.just([KeyValue(key="state", value=AnyValue(string_value="used"))])
 soon = st.integers(990, 1_040)
@@ -132,7 +133,7 @@ requests = st.builds(
     st.lists(
         st.builds(
             lambda items, scopes: ResourceMetrics(resource=Resource(attributes=items), scope_metrics=scopes),
-            st.one_of(known, known, known, elsewhere, attributes),
+            st.one_of(known, known, known, another, elsewhere, attributes),
             st.lists(st.builds(lambda found: ScopeMetrics(metrics=found), st.lists(metrics(), max_size=5)), max_size=2),
         ),
         max_size=3,

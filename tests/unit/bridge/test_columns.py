@@ -34,6 +34,27 @@ ALIKE = [at(5, START) + at(NOW - 10 * n) + of(n) + STATE for n in range(20)]
 WITH_MORE = [at(NOW - 10 * n) + of(n) + at(7, UNKNOWN) for n in range(20)]
 
 
+TWO_TIMES = [at(1) + point[9:] for point in ALIKE]
+
+
+def quoted(point: bytes) -> bytes:
+    """A point without time and value, of the same length, whose attribute holds the other one from its 9th byte on."""
+    text = point[9:]
+    inner = field(1, text)
+    pair = b"\x0a\x01k" + field(2, inner)
+    return field(7, pair)
+
+
+def test_a_quoted_point_stands_where_it_would_be_looked_for() -> None:
+    point = at(5, START) + at(0x4142434445464748) + b"!" + b"12345678" + STATE
+
+    assert len(quoted(point)) == len(point) == len(ALIKE[0])
+    assert quoted(point)[9:] == point[9:]
+
+
+QUOTED = quoted(at(5, START) + at(0x4142434445464748) + b"!" + b"12345678" + STATE)
+
+
 @pytest.mark.parametrize(
     ("alike", "odd"),
     [
@@ -48,6 +69,8 @@ WITH_MORE = [at(NOW - 10 * n) + of(n) + at(7, UNKNOWN) for n in range(20)]
         (ALIKE, at(5, START) + at(NOW) + STATE + of(1)),
         (ALIKE, STATE + at(5, START) + at(NOW) + of(1)),
         (ALIKE, at(5, START) + at(NOW) + of(1) + STATE.replace(b"used", b"free")),
+        (ALIKE, QUOTED),
+        (TWO_TIMES, QUOTED),
         (WITH_MORE, at(NOW) + of(1) + at(NOW + 5)),
         (WITH_MORE, at(NOW) + of(1) + at(0)),
         (WITH_MORE, at(NOW) + of(1) + of(2)),

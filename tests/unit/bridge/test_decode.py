@@ -176,6 +176,33 @@ def test_decode_gives_points_of_one_resource_and_equal_attributes_one_identity_w
     assert first == second
 
 
+def test_decode_knows_a_point_by_its_attributes_whatever_examples_and_start_it_comes_with() -> None:
+    points = [
+        {"asDouble": 1, "timeUnixNano": 1, "startTimeUnixNano": n, "exemplars": [{"timeUnixNano": n}]}
+        for n in (1, 2, 3)
+    ]
+
+    assert len(read(gauge(*points)).points.streams) == 1
+
+
+def test_decode_tells_hosts_apart_that_send_the_same_metric() -> None:
+    ours = identities(replace(RULE, match={"kind": "k"}))
+    kind = {"key": "kind", "value": {"stringValue": "k"}}
+    groups = [
+        {
+            "resource": {"attributes": [kind, {"key": "host.name", "value": {"stringValue": name}}]},
+            "scopeMetrics": [{"metrics": [gauge({"asDouble": 1, "timeUnixNano": 1})]}],
+        }
+        for name in "ab"
+    ]
+    body = ParseDict({"resourceMetrics": groups}, ExportMetricsServiceRequest()).SerializeToString()
+
+    first, second = decode(body, ours, TimeSpan(0, LATEST)).points.streams
+
+    assert first.resource != second.resource
+    assert first.identity == second.identity
+
+
 @pytest.mark.parametrize("count", [1, 50], ids=["alone", "among many"])
 def test_decode_refuses_bytes_that_are_no_attributes_where_they_are_asked_for(count: int) -> None:
     used = [{"key": "state", "value": {"stringValue": "used"}}]

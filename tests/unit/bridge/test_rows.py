@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 from numpy.testing import assert_array_equal
 
 from icosfl.bridge.attributes import digest
@@ -156,6 +157,14 @@ def test_streams_that_differ_in_attributes_have_no_common_value() -> None:
 
     assert_array_equal(result.rows.values, [[NAN, NAN, 1.0]])
     assert result.left_out == {0: Reason.AMBIGUOUS, 1: Reason.AMBIGUOUS}
+
+
+@pytest.mark.parametrize("twice", ["total", "free"])
+def test_a_difference_with_two_streams_of_one_half_has_no_value(twice: str) -> None:
+    result = joined(point("total", 5, 100), point("free", 3, 100), point(twice, 4, 100, numa="0"))
+
+    assert set(result.left_out.values()) == {Reason.AMBIGUOUS}
+    assert result.kept == set()
 
 
 def test_hosts_behind_one_sender_are_not_mixed() -> None:
