@@ -114,7 +114,7 @@ def scan(data: bytes, start: int, seed: int, width: int) -> Scan:
         if record is None:
             after = _next(data, place + 1, seed, width)
             if after is None:
-                if _is_half(data, place):
+                if _is_half(data, place, width):
                     return Scan(tuple(found), tuple(damaged), place)
                 damaged.append((place, len(data)))
                 break
@@ -158,8 +158,7 @@ def _record_at(data: bytes, start: int, seed: int, width: int) -> Found | None:
     if marker != MARKER or end > len(data):
         return None
     rows = _COUNT.unpack_from(data, payload)[0]
-    fits = rows > 0 and length == _COUNT.size + rows * 8 * (1 + width)
-    if not fits or crc != _crc(length, number, data[payload:end], seed):
+    if not _fits(length, rows, width) or crc != _crc(length, number, data[payload:end], seed):
         return None
     return Found(number, start, end, rows, _TIME.unpack_from(data, payload + _COUNT.size)[0])
 
@@ -174,12 +173,25 @@ def _next(data: bytes, start: int, seed: int, width: int) -> Found | None:
     return None
 
 
-def _is_half(data: bytes, start: int) -> bool:
-    """Whether what begins here is the front of a record, as a write leaves it that was cut off."""
-    front = data[start : start + len(MARKER)]
-    if not MARKER.startswith(front):
-        return False
-    return len(data) < start + _HEAD.size or len(data) < start + _HEAD.size + _HEAD.unpack_from(data, start)[1]
+def _fits(length: int, rows: int, width: int) -> bool:
+    """Whether a payload of this length is one of so many rows."""
+    return rows > 0 and length == _COUNT.size + rows * 8 * (1 + width)
+
+
+def _is_half(data: bytes, start: int, width: int) -> bool:
+    """Whether what begins here is the front of a record, as a write leaves it that was cut off, or nothing but zeros.
+
+    Zeros are what a power cut leaves where the file had grown already and its content was not on the disk yet.
+    """
+    if not MARKER.startswith(data[start : start + len(MARKER)]):
+        return not data[start:].strip(b"\0")
+    payload = start + _HEAD.size
+    if len(data) < payload:
+        return True
+    length = _HEAD.unpack_from(data, start)[1]
+    if len(data) >= payload + _COUNT.size and not _fits(length, _COUNT.unpack_from(data, payload)[0], width):
+        return False  # it has both numbers, and one of them was changed after it was written
+    return len(data) < payload + length
 
 
 def _crc(length: int, number: int, payload: bytes, seed: int) -> int:

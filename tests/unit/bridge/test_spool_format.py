@@ -70,11 +70,15 @@ def test_of_any_changed_byte_only_its_record_is_lost(place, change) -> None:
 
     hurt = place // SIZE
     assert numbers(found) == [number for number in (1, 2, 3) if number != hurt + 1]
-    if hurt < 2:
-        assert found.damaged == ((hurt * SIZE, (hurt + 1) * SIZE),)
-    else:  # a changed length may look like a record half written
-        assert found.damaged in ((), ((hurt * SIZE, len(DATA)),))
-        assert found.end == (len(DATA) if found.damaged else hurt * SIZE)
+    assert found.damaged == ((hurt * SIZE, (hurt + 1) * SIZE),)
+    assert found.end == len(DATA)
+
+
+@given(st.integers(1, 9000))
+def test_zeros_at_the_end_are_what_a_power_cut_leaves_and_no_damage(count) -> None:
+    found = scan(DATA + bytes(count), 0, SEED, 2)
+
+    assert (numbers(found), found.damaged, found.end) == ([1, 2, 3], (), len(DATA))
 
 
 @given(st.binary(max_size=200), st.binary(max_size=60))

@@ -124,6 +124,18 @@ def test_a_flipped_byte_in_the_middle_loses_that_record_only_and_is_told(path, p
     again.close()
 
 
+@pytest.mark.parametrize("place", range(SIZE))
+def test_a_flipped_byte_in_the_last_record_is_told_and_a_copy_is_set_aside(path, place) -> None:
+    damaged = flip(path, HEADER + 2 * SIZE + place)
+
+    spool = opened(path.parent)
+
+    assert spool.damaged == 1
+    assert times_in(spool) == {1: [10], 2: [20]}
+    assert path.with_name(f"{path.name}.damaged").read_bytes() == damaged
+    spool.close()
+
+
 @pytest.mark.parametrize("place", range(0, HEADER, 7))
 def test_a_damaged_header_loses_no_record(path, place) -> None:
     flip(path, place)
@@ -150,12 +162,17 @@ def test_under_a_damaged_header_records_of_unknown_series_are_not_taken_for_ours
     spool.close()
 
 
-@pytest.mark.parametrize("garbage", [b"\0" * 4096, b"garbage", spool_format.MARKER + b"\xff" * 8, b"\xab"])
-def test_garbage_at_the_end_loses_no_record(path, garbage) -> None:
+@pytest.mark.parametrize(
+    ("garbage", "damaged"),
+    [(b"\0" * 4096, 0), (b"garbage", 1), (spool_format.MARKER + b"\xff" * 8, 0), (b"\xab", 0), (b"\0x", 1)],
+)
+def test_garbage_at_the_end_loses_no_record(path, garbage, damaged) -> None:
     with path.open("ab") as file:
         file.write(garbage)
 
     spool = opened(path.parent)
+    assert spool.damaged == damaged
+    assert len(list(path.parent.glob("*.damaged"))) == damaged
     assert spool.append(rows(40)) == 4
     spool.close()
 
