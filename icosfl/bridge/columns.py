@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from icosfl.bridge.identities import Identities, Identity
+from icosfl.bridge.identities import Identities, Stream
 from icosfl.bridge.rules import Feed
 from icosfl.bridge.wire import view_point
 
@@ -29,14 +30,6 @@ _Flags = NDArray[np.bool_]
 
 # Arrays cost as much as this many points read one by one.
 _FEW = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """What points have in common: the digest of their resource, and their identity."""
-
-    resource: bytes
-    identity: Identity
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,19 +82,23 @@ class _Layout:
 
     def read(self, points: Sequence[bytes]) -> tuple[_Flags, NDArray[np.uint64], NDArray[np.float64]]:
         """Which of the points have this layout, and their times and values; those of the others mean nothing."""
-        time, value = self.fields["time"] + 1, self.fields["value"] + 1
-        offsets = {**self.fields, "time_is": time, "double_is": value, "int_is": value}
-        kinds = [*["u1"] * len(self.fields), "<u8", "<f8", "<i8"]
-        shape = np.dtype(
-            {"names": [*offsets], "formats": kinds, "offsets": [*offsets.values()], "itemsize": self.length}
-        )
-        table = np.frombuffer(b"".join(points), shape)
+        table = np.frombuffer(b"".join(points), _shape(self.length, tuple(self.fields.items())))
         double = table["value"] == _DOUBLE
         fit = double | (table["value"] == _INT)
         fit &= table["time"] == _TIME
         if "start" in self.fields:
             fit &= table["start"] == _START
         return fit, table["time_is"], np.where(double, table["double_is"], table["int_is"])
+
+
+@lru_cache(maxsize=256)  # making one takes longer than to read a few points
+def _shape(length: int, fields: tuple[tuple[str, int], ...]) -> np.dtype[np.void]:
+    """Points of one length as rows of an array: the bytes before their fields, and the fields."""
+    places = dict(fields)
+    time, value = places["time"] + 1, places["value"] + 1
+    offsets = {**places, "time_is": time, "double_is": value, "int_is": value}
+    kinds = [*["u1"] * len(places), "<u8", "<f8", "<i8"]
+    return np.dtype({"names": [*offsets], "formats": kinds, "offsets": [*offsets.values()], "itemsize": length})
 
 
 class _Kinds(dict[bytes, int]):
@@ -115,14 +112,14 @@ class _Kinds(dict[bytes, int]):
         self._identities = identities
 
     def __missing__(self, rest: bytes) -> int:
-        identity = self._identities.identity(self._feed, rest)
-        if identity is None:
+        stream = self._identities.stream(self._resource, self._feed, rest)
+        if stream is None:
             kind = _UNREAD
-        elif identity.valueless:
+        elif stream.identity.valueless:
             kind = NO_VALUE
         else:
             kind = len(self._streams)
-            self._streams.append(Stream(self._resource, identity))
+            self._streams.append(stream)
         self[rest] = kind
         return kind
 

@@ -51,6 +51,14 @@ class Identity:
     valueless: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What points have in common: the digest of their resource, and their identity."""
+
+    resource: bytes
+    identity: Identity
+
+
 class BoundedCache(Generic[_Key, _Value]):
     """A mapping that is emptied when it is full: simpler than to find the oldest, and as good where few are new.
 
@@ -104,7 +112,7 @@ class Identities:
     def __init__(self, rules: Rules, entries: int = CACHED_IDENTITIES, size: int = CACHED_BYTES) -> None:
         self._rules = rules
         self._senders: BoundedCache[bytes, Sender] = BoundedCache(entries, size)
-        self._identities: BoundedCache[tuple[Feed, bytes], Identity] = BoundedCache(entries, size)
+        self._streams: BoundedCache[tuple[bytes, Feed, bytes], Stream] = BoundedCache(entries, size)
 
     def sender(self, resource: bytes) -> Sender:
         """Whom the bytes of a resource name.
@@ -119,7 +127,7 @@ class Identities:
             self._senders.put(resource, found, len(resource))
         return found
 
-    def identity(self, feed: Feed, rest: bytes) -> Identity | None:
+    def stream(self, resource: bytes, feed: Feed, rest: bytes) -> Stream | None:
         """What the bytes of a point name that are left without its time and value.
 
         None if they are no such bytes: they make no sense of their own, or hold a time or a value after all. Then
@@ -128,16 +136,16 @@ class Identities:
         Raises:
             DecodeError: the attributes are none.
         """
-        key = (feed, rest)
-        found = self._identities.get(key)
+        key = (resource, feed, rest)
+        found = self._streams.get(key)
         if found is None:
             view = _view_of_rest(rest)
             if view is None:
                 return None
             attributes = read_attributes(map(KeyValue.FromString, view.attributes))
             valueless = bool(view.flags & DataPointFlags.DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK)
-            found = Identity(digest(attributes), feed.targets(attributes), valueless)
-            self._identities.put(key, found, len(rest))
+            found = Stream(resource, Identity(digest(attributes), feed.targets(attributes), valueless))
+            self._streams.put(key, found, len(rest))
         return found
 
 

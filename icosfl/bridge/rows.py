@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from icosfl.bridge.columns import Points, Stream
+from icosfl.bridge.columns import Points
+from icosfl.bridge.identities import Stream
 from icosfl.bridge.reasons import Reason
 from icosfl.bridge.rules import SourceTable
 from icosfl.schema import Rows, Times, Values

@@ -11,8 +11,8 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from icosfl.bridge.attributes import digest
 from icosfl.bridge.decode import Decoded, TimeSpan, decode
-from icosfl.bridge.identities import CACHED_BYTES, CACHED_IDENTITIES, BoundedCache, Identities
-from icosfl.bridge.rules import compile_rules
+from icosfl.bridge.identities import CACHED_BYTES, CACHED_IDENTITIES, BoundedCache, Identities, Identity
+from icosfl.bridge.rules import Feed, compile_rules
 from support.otlp_requests import NOW, RULES, SCHEMA, field
 
 COMPILED = compile_rules(RULES, SCHEMA)
@@ -33,10 +33,15 @@ def rest(*attributes: KeyValue, flags: int = 0) -> bytes:
     return NumberDataPoint(attributes=attributes, flags=flags).SerializeToString()
 
 
+def identity(identities: Identities, feed: Feed, content: bytes) -> Identity | None:
+    found = identities.stream(b"host", feed, content)
+    return found.identity if found else None
+
+
 def test_an_identity_says_what_the_point_feeds() -> None:
     identities = Identities(COMPILED)
 
-    used, free = (identities.identity(FEED, rest(pair("state", state))) for state in ("used", "free"))
+    used, free = (identity(identities, FEED, rest(pair("state", state))) for state in ("used", "free"))
 
     assert used is not None
     assert free is not None
@@ -48,7 +53,7 @@ def test_an_identity_says_what_the_point_feeds() -> None:
 def test_one_set_of_attributes_of_two_metrics_makes_two_identities() -> None:
     identities = Identities(COMPILED)
 
-    one, other = (identities.identity(feed, rest()) for feed in (FEED, OTHER_FEED))
+    one, other = (identity(identities, feed, rest()) for feed in (FEED, OTHER_FEED))
 
     assert one is not None
     assert other is not None
@@ -59,15 +64,15 @@ def test_an_identity_is_read_once() -> None:
     identities = Identities(COMPILED)
     content = rest(pair("state", "used"))
 
-    assert identities.identity(FEED, content) is identities.identity(FEED, bytes(bytearray(content)))
+    assert identity(identities, FEED, content) is identity(identities, FEED, bytes(bytearray(content)))
 
 
 def test_a_point_that_says_it_has_no_value_is_valueless() -> None:
     identities = Identities(COMPILED)
 
-    found = [identities.identity(FEED, rest(flags=flags)) for flags in (0, 1, 2, 3)]
+    found = [identity(identities, FEED, rest(flags=flags)) for flags in (0, 1, 2, 3)]
 
-    assert [identity.valueless for identity in found if identity] == [False, True, False, True]
+    assert [each.valueless for each in found if each] == [False, True, False, True]
 
 
 @pytest.mark.parametrize(
@@ -82,12 +87,12 @@ def test_a_point_that_says_it_has_no_value_is_valueless() -> None:
     ids=["time", "time of 0", "int", "double", "cut"],
 )
 def test_bytes_with_a_time_or_a_value_or_of_no_sense_are_no_rest(content: bytes) -> None:
-    assert Identities(COMPILED).identity(FEED, rest(pair("state", "used")) + content) is None
+    assert identity(Identities(COMPILED), FEED, rest(pair("state", "used")) + content) is None
 
 
 def test_bytes_that_are_no_attributes_are_refused() -> None:
     with pytest.raises(DecodeError):
-        Identities(COMPILED).identity(FEED, b"\x3a\x02\x0a\x09")
+        identity(Identities(COMPILED), FEED, b"\x3a\x02\x0a\x09")
     with pytest.raises(DecodeError):
         Identities(COMPILED).sender(b"\x0a\x02\x0a\x09")
 
@@ -123,7 +128,7 @@ def test_a_sender_with_endless_names_does_not_fill_the_memory(count: int, size: 
         before, _ = tracemalloc.get_traced_memory()
         for number in range(count):
             name = f"{number}".ljust(size, "x")
-            identities.identity(FEED, field(7, pair("state", name).SerializeToString()))
+            identity(identities, FEED, field(7, pair("state", name).SerializeToString()))
             identities.sender(field(1, pair("host.name", name).SerializeToString()))
         after, peak = tracemalloc.get_traced_memory()
     finally:

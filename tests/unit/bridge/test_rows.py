@@ -9,8 +9,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from icosfl.bridge.attributes import digest
-from icosfl.bridge.columns import Points, Stream
-from icosfl.bridge.identities import Identity
+from icosfl.bridge.columns import Points
+from icosfl.bridge.identities import Identity, Stream
 from icosfl.bridge.reasons import Reason
 from icosfl.bridge.rows import Joined, join
 from icosfl.bridge.rules import compile_rules
