@@ -6,6 +6,7 @@ ends (as `pickle.load` does) can read it as it is. No function holds a whole fil
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -48,15 +49,15 @@ def write(path: Path, dump: Callable[[Sink], None]) -> bool:
         Whether something was there, so that there are two generations now.
 
     Raises:
-        OSError: the file system refuses; what was there stays readable by `recover`.
+        OSError: the file system refuses; what was there stays readable by `recover`, and nothing half-written is left.
     """
     fresh = _fresh_of(path)
-    with fresh.open("wb") as file:
-        sink = Sink(file)
-        dump(sink)
-        file.write(_MARK + sink.digest)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        _write_whole(fresh, dump)
+    except Exception:
+        with contextlib.suppress(OSError):
+            fresh.unlink()  # a half-written file would keep the disk full, also for who else writes there
+        raise
     was_there = path.exists()
     if was_there:
         path.replace(previous_of(path))
@@ -67,6 +68,15 @@ def write(path: Path, dump: Callable[[Sink], None]) -> bool:
     finally:
         os.close(directory)
     return was_there
+
+
+def _write_whole(path: Path, dump: Callable[[Sink], None]) -> None:
+    with path.open("wb") as file:
+        sink = Sink(file)
+        dump(sink)
+        file.write(_MARK + sink.digest)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def recover(path: Path) -> bool:

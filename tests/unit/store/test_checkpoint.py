@@ -31,6 +31,17 @@ def test_what_was_written_is_whole_and_pickle_reads_it_as_it_is(path) -> None:
     assert content_of(path) == [1, 2]
 
 
+def test_a_checkpoint_for_which_there_is_no_room_leaves_what_was_there_and_nothing_else(path) -> None:
+    write(path, "before")
+    path.with_name("object.new").symlink_to("/dev/full")
+
+    with pytest.raises(OSError, match="No space left"):
+        write(path, "after")
+
+    assert list(path.parent.iterdir()) == [path]
+    assert content_of(path) == "before"
+
+
 def test_without_any_file_there_is_nothing_to_recover(path) -> None:
     assert not checkpoint.recover(path)
 
