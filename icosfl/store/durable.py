@@ -105,10 +105,14 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
             instance._dc_is_loaded = False
             await asyncio.to_thread(checkpoint.remove, self._path(instance))
 
-    async def checkpoint_all(self) -> None:
-        """Write every window in memory that changed; what cannot be written is logged, and tried again next time."""
+    async def checkpoint_all(self, *, settle: bool = False) -> None:
+        """Write every window in memory that changed; what cannot be written is logged, and tried again next time.
+
+        Args:
+            settle: Write also those of which only the newest generation has everything.
+        """
         for instance in self._windows():
-            await asyncio.shield(self._checkpoint(instance))
+            await asyncio.shield(self._checkpoint(instance, settle=settle))
 
     async def _keep_checkpointing(self) -> None:
         while True:
@@ -116,12 +120,11 @@ class DurableDataManager(DataManager):  # type: ignore[misc]  # dataClay has no 
                 await asyncio.wait_for(self._asked.wait(), self._seconds)
             self._asked.clear()
             try:
-                for instance in self._windows():
-                    await asyncio.shield(self._checkpoint(instance, settle=True))
+                await self.checkpoint_all(settle=True)
             except Exception:
                 logger.exception("a defect: a checkpoint failed, the next one is tried all the same")
 
-    async def _checkpoint(self, instance: TimeSeriesData, *, settle: bool = False) -> None:
+    async def _checkpoint(self, instance: TimeSeriesData, *, settle: bool) -> None:
         """Write a window if it changed, or also, to `settle` it, if only the newest generation has all of it."""
         async with self._files:
             if not instance._dc_is_loaded:
