@@ -93,18 +93,18 @@ async def _run(name: str, service: Service, redis: Endpoint) -> None:
 
     Raises:
         StoreUnavailable: Redis was away.
-        RunFailed: the service failed.
+        RunFailed: the service failed, or the watch over Redis did.
     """
     serving = asyncio.ensure_future(service.serve())
     reason = ""
-    if service.registration:
-        watching = asyncio.ensure_future(registry.watch(redis, *service.registration))
-        await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not serving.done():
-            reason = watching.result()
-            logger.warning("%s: %s ends to start anew", reason, name)
-            os.kill(os.getpid(), signal.SIGTERM)  # dataClay's own handler: it stops in peace
     try:
+        if service.registration:
+            watching = asyncio.ensure_future(registry.watch(redis, *service.registration))
+            await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if not serving.done():
+                reason = watching.result()
+                logger.warning("%s: %s ends to start anew", reason, name)
+                os.kill(os.getpid(), signal.SIGTERM)  # dataClay's own handler: it stops in peace
         await serving
     except Exception as error:
         raise RunFailed(f"dataClay's {name} failed: {error!r}", cure="set log_level to debug and look again") from error

@@ -7,6 +7,7 @@ blocking calls with gRPC's deadlines, from any thread. What is on the wire is th
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import threading
@@ -28,6 +29,8 @@ with quiet_dataclay():
     from dataclay.proto.metadata import metadata_pb2, metadata_pb2_grpc
 
     from icosfl.store.model import TimeSeriesData
+
+logger = logging.getLogger(__name__)
 
 CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -214,6 +217,7 @@ class Directory:
         backend_id = min(self._backends(), default=None)
         if backend_id is None:
             raise LinkLost(f"the {self._where} knows no running backend")
+        logger.info("the window %s is made anew, without rows, on backend %s", self._config.alias, backend_id)
         instance = TimeSeriesData(self._config.alias, schema.names, schema.units, self._config.capacity_rows)
         instance._dc_meta.id = object_id
         instance._dc_meta.dataset_name = self._config.dataset

@@ -28,8 +28,12 @@ with quiet_dataclay():
 
 _GRACE_SECONDS = 1
 _IO_THREADS = 64
-_MEMORY_HIGH = 0.98
-"""The share of the host's memory from which dataClay unloads objects; it looks at the memory of all processes."""
+_MEMORY_HIGH = 1.01
+"""The share of the host's memory from which dataClay unloads objects: more than there is.
+
+A backend has one window, and its writer and readers come every moment: unloaded, it would be loaded again at once,
+under another epoch. That frees nothing, writes flash, and makes the bridge hand rows over again.
+"""
 
 
 class Registration(NamedTuple):
