@@ -12,6 +12,7 @@
     ├── Unavailable             a service that does not answer in time
     │   ├── StoreUnavailable    the object store
     │   ├── SpoolFull           the bridge's spool has no room
+    │   │   └── SpoolTooSmall   nor will it ever have: what is to be spooled is larger than the spool
     │   └── SpoolFailed         the disk refuses what the bridge's spool wants of it
     └── RunFailed               a federated run, a playbook or a service that ended badly
 
@@ -107,6 +108,10 @@ class SpoolFull(Unavailable):
     """The bridge's spool, or its disk, has no room for more."""
 
     exit_code = 22
+
+
+class SpoolTooSmall(SpoolFull):
+    """What is to be spooled is larger than the bridge's whole spool: another try will not help."""
 
 
 class SpoolFailed(Unavailable):

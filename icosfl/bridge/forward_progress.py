@@ -23,9 +23,8 @@ class Progress:
         self._saved = saved
         self._handed = saved
         self._epoch: str | None = None
-        self._marks: deque[tuple[int, int]] = (
-            deque()
-        )  # numbers of records, and the sequence at which the store has them
+        # numbers of records, and the sequence at which the store has them
+        self._marks: deque[tuple[int, int]] = deque()
 
     @property
     def handed(self) -> int:

@@ -19,7 +19,7 @@ from icosfl.bridge import spool_format
 from icosfl.bridge.spool_files import NO_ROOM, SpoolFiles
 from icosfl.bridge.spool_format import Found
 from icosfl.bridge.spool_segment import Segment
-from icosfl.errors import SpoolFailed, SpoolFull, Unavailable
+from icosfl.errors import SpoolFailed, SpoolFull, SpoolTooSmall, Unavailable
 from icosfl.schema import Rows, Schema
 from icosfl.store.memory import check_width
 
@@ -28,15 +28,20 @@ logger = logging.getLogger(__name__)
 _SEGMENT_BYTES = 4 << 20
 _PROBE_BYTES = 4096
 
+_TRIES = 8
+"""How often a disk may refuse a read until what it does not read is given up."""
+
 
 @dataclass(frozen=True, slots=True)
 class SpoolLimits:
     """How much the spool holds, and when it is on the disk and not only with the kernel.
 
     Args:
-        max_bytes: What all its files may take.
+        max_bytes: What the files of records may take. Up to three damaged ones that were set aside come on top, and
+            while the spool is opened one that is written anew.
         fsync: Before each append returns, after `fsync_seconds`, or when the kernel likes.
-        fsync_seconds: The longest time that rows are with the kernel only, for `interval`.
+        fsync_seconds: For `interval`: when the last fsync is as long ago, the next append or `wait` brings another.
+            Rows are with the kernel only for longer when neither comes, as in a long call of the store.
     """
 
     max_bytes: int
@@ -70,6 +75,12 @@ class Spool:
     What `append` has returned for outlives a kill of the process, and a power cut as far as the limits' `fsync` says.
     A file whose disk reported an error is written no more: the next append begins another.
 
+    Attributes:
+        damaged: How many stretches were damaged when it was opened, and records that could not be read since.
+        forgotten: The newest record that it need not have any more.
+        last: The newest record.
+        read_trouble: Why records cannot be read at the moment; empty while they can.
+
     Args:
         directory: Where its files lie. One process at a time may use it.
         schema: The series of its rows. Records of another schema that are found there are read by name and unit.
@@ -83,6 +94,7 @@ class Spool:
         self._directory = directory
         self._schema = schema
         self._limits = limits
+        self._most = limits.max_bytes - len(spool_format.header_of(schema))
         self._files = SpoolFiles(directory, schema, min(_SEGMENT_BYTES, limits.max_bytes // 8))
         self._committing = Lock()  # held while files are written, made and removed; taken before _state
         self._state = Condition()  # held while what is pending or in the files changes, and while they are read
@@ -91,6 +103,8 @@ class Spool:
         self._trouble = ""
         self._needs = 0  # so many bytes within max_bytes would end the trouble; 0 when it is another
         self._synced_at = time.monotonic()
+        self._refusals = 0  # reads in a row that the disk refused
+        self.read_trouble = ""
         self.damaged = self._files.damaged
         self.last = self._files.last
         first = self._files.first_after(0)
@@ -134,6 +148,7 @@ class Spool:
 
         Raises:
             SpoolFull: there is no room; nothing of the rows stays.
+            SpoolTooSmall: there will never be room for so many rows at once; nothing of them stays.
             SpoolFailed: the disk refuses, or the spool is closed; nothing of the rows stays.
             SchemaMismatch: the rows' width is not the schema's.
         """
@@ -147,7 +162,9 @@ class Spool:
             if mine.number is None and mine.error is None:
                 self._commit()
         if mine.number is None:
-            raise mine.error or SpoolFailed(f"spool: {self._directory}: a write was broken off")
+            raise mine.error or SpoolFailed(
+                f"spool: {self._directory}: a write was broken off", cure="send the rows again; see the log for why"
+            )
         return mine.number
 
     def _commit(self) -> None:
@@ -175,26 +192,29 @@ class Spool:
 
     def _that_fit(self, taken: list[_Append]) -> list[_Append]:
         fits = []
-        most = self._limits.max_bytes - len(spool_format.header_of(self._schema))
-        room = most - self.bytes
+        room = self._most - self.bytes
         for append in taken:
             if self._closed:
-                append.error = SpoolFailed(f"spool: {self._directory} is closed")
+                append.error = SpoolFailed(f"spool: {self._directory} is closed", cure="start the bridge again")
             elif append.size <= room:
                 fits.append(append)
                 room -= append.size
+            elif append.size > self._most:  # no trouble of the spool's: it would be in it for ever
+                append.error = SpoolTooSmall(
+                    f"spool: {self._directory} will never have room for {append.size} bytes at once",
+                    cure="send smaller batches, or raise max_bytes of icosfl_spool",
+                )
             else:
                 append.error = SpoolFull(
                     f"spool: {self._directory} has no room for {append.size} bytes within {self._limits.max_bytes}",
                     cure="see why the store takes nothing: icosfl status; or raise max_bytes of icosfl_spool",
                 )
-                if append.size <= most:  # else it would be in trouble for ever
-                    self._note_trouble(append.error, append.size)
+                self._note_trouble(append.error, append.size)
         return fits
 
     def _fits_again(self) -> bool:
         """Whether there is room for what there was none for."""
-        return self.bytes + self._needs <= self._limits.max_bytes - len(spool_format.header_of(self._schema))
+        return self.bytes + self._needs <= self._most
 
     def _write(self, appends: list[_Append]) -> tuple[Segment, list[Found]]:
         """Write records to the newest file, or to a new one; raises `OSError`, and then nothing of them stays."""
@@ -208,13 +228,22 @@ class Spool:
             encoded.append(segment.record(number, append.payload))
             start += append.size
         due = self._limits.fsync == "always" or self._is_due()
-        segment.write(b"".join(encoded), sync=due)
+        has_unsynced = segment.unsynced
+        try:
+            segment.write(b"".join(encoded), sync=due)
+        except OSError:
+            if has_unsynced and not segment.unsynced:  # those before them were not synced either
+                self._tell_unsynced()
+            raise
         if due:
             self._sync()
         return segment, records
 
     def _is_due(self) -> bool:
-        return self._limits.fsync == "interval" and time.monotonic() - self._synced_at >= self._limits.fsync_seconds
+        """Whether an fsync is; in trouble each write needs one, to prove that it is over."""
+        if self._limits.fsync != "interval":
+            return False
+        return bool(self._trouble) or time.monotonic() - self._synced_at >= self._limits.fsync_seconds
 
     def _sync(self) -> None:
         """Have on the disk what is still with the kernel."""
@@ -222,7 +251,10 @@ class Spool:
         try:
             self._files.sync()
         except OSError:
-            logger.exception("%s: records of the last seconds may not outlive a power cut", self._directory)
+            self._tell_unsynced()
+
+    def _tell_unsynced(self) -> None:
+        logger.exception("%s: records of the last seconds may not outlive a power cut", self._directory)
 
     def _refusal(self, error: OSError) -> Unavailable:
         text = f"spool: {self._directory}: {error.strerror}"
@@ -241,27 +273,34 @@ class Spool:
     def read(self, after: int, max_rows: int) -> tuple[Record, ...]:
         """Committed records with numbers > `after` that are not forgotten, in order, of about `max_rows` rows together.
 
-        At least one if there is one. A record that cannot be read any more has no rows.
+        At least one if there is one. A record that cannot be read any more has no rows; that the disk refuses to read
+        it must have come again and again.
 
         Raises:
-            SpoolFailed: the disk refuses.
+            SpoolFailed: the disk refuses; another try may help.
         """
         with self._state:
             after = max(after, self.forgotten)
             segment = self._files.first_after(after)
             if segment is None:
+                self._note_read(None)
                 return ()
             try:
-                data, numbers = segment.chunk(after, max_rows)
+                data, numbers = segment.chunk(after, max_rows, patch=self._refusals >= _TRIES)
             except OSError as error:
-                raise SpoolFailed(
-                    f"spool: {segment.path}: {error.strerror}", cure="see whether its disk is whole"
-                ) from error
+                failed = SpoolFailed(f"spool: {segment.path}: {error.strerror}", cure="see whether its disk is whole")
+                self._note_read(failed)
+                raise failed from error
+            self._note_read(None)
         found = {record.number: record for record in segment.scan(data).found}
         if len(found) < len(numbers):
-            self.damaged += 1
+            self.damaged += len(numbers) - len(found)
             logger.error("%s is damaged: %d records cannot be read", segment.path, len(numbers) - len(found))
         return tuple(Record(number, _rows(segment, data, found.get(number), self._schema)) for number in numbers)
+
+    def _note_read(self, error: SpoolFailed | None) -> None:
+        self._refusals = self._refusals + 1 if error else 0
+        self.read_trouble = str(error or "")
 
     def wait(self, after: int, timeout: float) -> bool:
         """Block until a record > `after` is committed, at most `timeout` seconds, less when it is closed.
@@ -291,7 +330,7 @@ class Spool:
             try:
                 with self._state:
                     segment = self._files.to_write(self.last + 1)
-                segment.probe(_PROBE_BYTES)
+                segment.probe(_PROBE_BYTES, sync=self._limits.fsync != "never")
             except OSError:
                 return
             self._note_trouble(None)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
+from itertools import zip_longest
 from pathlib import Path
 
-from icosfl.bridge.spool_recovery import recover
-from icosfl.bridge.spool_segment import Segment, paths_in
+from icosfl.bridge.spool_recovery import recover, remove_unfinished, set_aside
+from icosfl.bridge.spool_segment import Segment, number_in, paths_in
 from icosfl.errors import RunFailed
 from icosfl.schema import Schema
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+_BROKEN = (errno.EIO, errno.EUCLEAN, errno.EBADMSG)
+"""What a bad disk answers, and a file system that finds itself damaged."""
+
 _WORTH_ROTATING = 32 << 10
+
+logger = logging.getLogger(__name__)
 
 
 class SpoolFiles:
@@ -61,10 +68,16 @@ class SpoolFiles:
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.access(self.directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        for path in paths_in(self.directory):
-            recovered = recover(path, self._schema)
-            self._segments.append(recovered.segment)
-            self.damaged += recovered.damaged
+        remove_unfinished(self.directory)
+        paths = paths_in(self.directory)
+        for path, following in zip_longest(paths, paths[1:]):
+            segment = self._opened(path)
+            if segment is None:
+                continue
+            self._segments.append(segment)
+            if following:  # it was begun when records from its number on had been refused
+                segment.keep_before(number_in(following))
+        self._tell_dropped()
         if not self._segments:
             try:
                 self.to_write(1)
@@ -72,11 +85,39 @@ class SpoolFiles:
                 if error.errno not in NO_ROOM:
                     raise
 
+    def _opened(self, path: Path) -> Segment | None:
+        """One file with what is whole in it; None when nothing of it could be had, not even room for an empty one."""
+        try:
+            recovered = recover(path, self._schema)
+        except OSError as error:
+            if error.errno not in _BROKEN:
+                raise
+            logger.exception("%s cannot be opened: it is set aside, its records are lost", path)
+        else:
+            self.damaged += recovered.damaged
+            return recovered.segment
+        self.damaged += 1
+        set_aside(path)
+        try:
+            return Segment.create(self.directory, number_in(path), self._schema)  # so that no number comes again
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            return None
+
+    def _tell_dropped(self) -> None:
+        kept = set(self._schema.series)
+        found = {series for segment in self._segments if segment.oldest for series in segment.schema.series}
+        if dropped := sorted(f"{series.name} [{series.unit}]" for series in found - kept):
+            logger.warning("%s: records from before have series that are dropped: %s", self.directory, dropped)
+
     def _unusable(self, error: OSError) -> RunFailed:
-        return RunFailed(
-            f"spool: {error.filename or self.directory}: {error.strerror}",
-            cure="make the directory and its files readable and writable for this user",
-        )
+        place = error.filename or self.directory
+        if error.errno in _BROKEN:
+            cure = f"see whether its disk is whole; or move {place} away, whose records are lost then"
+        else:
+            cure = "make the directory and its files readable and writable for this user"
+        return RunFailed(f"spool: {place}: {error.strerror}", cure=cure)
 
     @property
     def bytes(self) -> int:

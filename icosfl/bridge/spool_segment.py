@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from icosfl.bridge.spool_format import Found
 from icosfl.schema import Schema
 
 _SUFFIX = ".spool"
+_PAGE = 4096
 
 
 class Segment:
@@ -60,6 +61,7 @@ class Segment:
         segment = cls(descriptor, path, schema, len(header), 0)
         try:
             segment.write(header)
+            os.fsync(descriptor)
             sync_directory(directory)
         except OSError:
             segment.remove()
@@ -87,14 +89,17 @@ class Segment:
             written = True
         finally:
             if not written:
-                self._cut_back()
+                self.cut_back()
         self.end = place
 
-    def _cut_back(self) -> None:
+    def cut_back(self) -> None:
+        """Drop what lies behind the end; a file where that fails is not trusted any more."""
         try:
             os.ftruncate(self._descriptor, self.end)
         except OSError:
-            self.trusted = False  # and what lies behind the end is found damaged when the spool is opened again
+            # What lies behind the end may be whole records that were refused. The next file begins with the number of
+            # the first of them, so that `keep_before` drops them when the spool is opened again.
+            self.trusted = False
 
     def sync(self) -> None:
         """Have on the disk what was written.
@@ -104,23 +109,23 @@ class Segment:
         """
         self.unsynced = False
         try:
-            os.fsync(self._descriptor)
+            os.fdatasync(self._descriptor)  # with the size, which is needed to read the data; times are not
         except OSError:
             self.trusted = False
             raise
 
-    def probe(self, size: int) -> None:
-        """Try whether `size` bytes could be written.
+    def probe(self, size: int, *, sync: bool) -> None:
+        """Try whether `size` bytes could be written, and be on the disk if asked to.
 
         Raises:
             OSError: they could not.
         """
         end = self.end
         try:
-            self.write(bytes(size))
+            self.write(bytes(size), sync=sync)
         finally:
             self.end = end
-            self._cut_back()
+            self.cut_back()
 
     def note(self, records: Iterable[Found]) -> None:
         """Take records that are in the file into the index, in the order of numbers; older ones are passed over."""
@@ -132,6 +137,17 @@ class Segment:
                 self._rows.append(record.rows + (self._rows[-1] if self._rows else 0))
                 self._times.append(record.time)
                 self.last = record.number
+
+    def keep_before(self, number: int) -> None:
+        """Drop records with this number and greater ones: a later file has those that count."""
+        place = bisect_left(self._numbers, number)
+        if place == len(self._numbers):
+            return
+        self.end = self._starts[place]
+        for index in (self._numbers, self._starts, self._ends, self._rows, self._times):
+            del index[place:]
+        self.last = self._numbers[-1] if place else self.first - 1
+        self.cut_back()
 
     def records_after(self, number: int) -> int:
         """How many records have a greater number."""
@@ -147,8 +163,13 @@ class Segment:
         place = bisect_right(self._numbers, number)
         return self._times[place] if place < len(self._times) else None
 
-    def chunk(self, after: int, max_rows: int) -> tuple[bytes, array[int]]:
+    def chunk(self, after: int, max_rows: int, *, patch: bool = False) -> tuple[bytes, array[int]]:
         """Bytes of records with numbers > `after`, up to `max_rows` rows but at least one record; and their numbers.
+
+        Args:
+            after: The number before the first.
+            max_rows: How many rows.
+            patch: Give zeros for what the disk does not read.
 
         Raises:
             OSError: the file cannot be read.
@@ -157,7 +178,11 @@ class Segment:
         before = self._rows[place - 1] if place else 0
         end = max(bisect_right(self._rows, before + max_rows), place + 1)
         start, size = self._starts[place], self._ends[end - 1] - self._starts[place]
-        return os.pread(self._descriptor, size, start), self._numbers[place:end]
+        if patch:
+            data, _ = read_pages(self._descriptor, start, size)
+        else:
+            data = os.pread(self._descriptor, size, start)
+        return data, self._numbers[place:end]
 
     def scan(self, data: bytes, start: int = 0) -> spool_format.Scan:
         """Find the records in bytes of this file."""
@@ -193,6 +218,33 @@ class Segment:
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
+
+
+def read_pages(descriptor: int, start: int, size: int) -> tuple[bytes, bool]:
+    """Bytes of a file, read page by page: one that the disk does not read is tried twice, and is zeros then.
+
+    Returns:
+        The bytes, and whether all could be read.
+    """
+    pages = []
+    whole = True
+    end = start + size
+    while start < end:
+        count = min(_PAGE - start % _PAGE, end - start)
+        page = _page(descriptor, start, count) or _page(descriptor, start, count)
+        if page is None:
+            whole = False
+            page = bytes(count)
+        pages.append(page)
+        start += count
+    return b"".join(pages), whole
+
+
+def _page(descriptor: int, start: int, size: int) -> bytes | None:
+    try:
+        return os.pread(descriptor, size, start)
+    except OSError:
+        return None
 
 
 def sync_directory(directory: Path) -> None:

@@ -36,19 +36,28 @@ def files_in(directory: Path) -> list[Path]:
 
 
 class Disk:
-    """What `os.pwrite`, `os.fsync` and `os.ftruncate` do: what they should, until a test says otherwise.
+    """What `os` does with files: what it should, until a test says otherwise.
 
     Attributes:
         room: How many bytes may still be written; None: any number.
-        broken: The calls that fail with EIO.
+        broken: The calls that fail with EIO; fsync stands for fdatasync, too.
+        unreadable: Bytes of every file that cannot be read.
         fsyncs: How many were asked for.
     """
 
     def __init__(self) -> None:
         self.room: int | None = None
         self.broken: set[str] = set()
+        self.unreadable = range(0)
         self.fsyncs = 0
-        self._pwrite, self._fsync, self._ftruncate = os.pwrite, os.fsync, os.ftruncate
+        self._pread, self._pwrite, self._ftruncate = os.pread, os.pwrite, os.ftruncate
+        self._fsync, self._fdatasync = os.fsync, os.fdatasync
+
+    def pread(self, descriptor: int, size: int, place: int) -> bytes:
+        self._fail("pread")
+        if range(max(place, self.unreadable.start), min(place + size, self.unreadable.stop)):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return self._pread(descriptor, size, place)
 
     def pwrite(self, descriptor: int, data: bytes, place: int) -> int:
         self._fail("pwrite")
@@ -65,6 +74,11 @@ class Disk:
         self._fail("fsync")
         self._fsync(descriptor)
 
+    def fdatasync(self, descriptor: int) -> None:
+        self.fsyncs += 1
+        self._fail("fsync")
+        self._fdatasync(descriptor)
+
     def ftruncate(self, descriptor: int, size: int) -> None:
         self._fail("ftruncate")
         self._ftruncate(descriptor, size)
@@ -79,6 +93,6 @@ def disk_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     """The disk under all spools, for the length of the block."""
     disk = Disk()
     with monkeypatch.context() as patch:
-        for call in ("pwrite", "fsync", "ftruncate"):
+        for call in ("pread", "pwrite", "fsync", "fdatasync", "ftruncate"):
             patch.setattr(os, call, getattr(disk, call))
         yield disk

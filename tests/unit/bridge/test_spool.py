@@ -15,7 +15,7 @@ from numpy.testing import assert_array_equal
 
 from icosfl.bridge import spool_format
 from icosfl.bridge.spool import SpoolLimits
-from icosfl.errors import RunFailed, SchemaMismatch, SpoolFailed, SpoolFull
+from icosfl.errors import RunFailed, SchemaMismatch, SpoolFailed, SpoolFull, SpoolTooSmall
 from icosfl.schema import Rows, Schema, Series
 from support.bridge_service import FACTS
 from support.bridge_service import SCHEMA as FLEET
@@ -149,7 +149,7 @@ def test_a_full_spool_says_so_and_takes_records_again_when_some_are_forgotten(tm
 def test_a_record_bigger_than_the_whole_spool_is_refused_but_others_are_not(tmp_path) -> None:
     spool = opened(tmp_path, limits=limits(max_bytes=2048))
 
-    with pytest.raises(SpoolFull, match="no room"):
+    with pytest.raises(SpoolTooSmall, match=r"never have room .* \(send smaller batches, or raise max_bytes of icosfl"):
         spool.append(rows(*range(100)))
 
     assert spool.trouble == ""
@@ -181,20 +181,20 @@ def test_concurrent_appends_share_fsyncs_and_return_once_theirs_is_on_the_disk(t
         return payload_of(given)
 
     with disk_of(monkeypatch) as disk, ThreadPoolExecutor(9) as pool:
-        fsync = disk.fsync
+        fdatasync = disk.fdatasync
 
         def slow(descriptor: int) -> None:
             size = path.stat().st_size
             started.set()
             assert go_on.wait(30)
-            fsync(descriptor)
+            fdatasync(descriptor)
             synced.append(size)
 
         def append(time: int) -> tuple[int, int]:
             number = spool.append(rows(time))
             return number, max(synced)
 
-        monkeypatch.setattr("os.fsync", slow)
+        monkeypatch.setattr("os.fdatasync", slow)
         monkeypatch.setattr(spool_format, "payload_of", encode)
         leader = pool.submit(append, 0)
         assert started.wait(30)
@@ -259,7 +259,7 @@ def test_a_closed_spool_takes_nothing_and_gives_nothing(spool) -> None:
     spool.close()
     spool.forget(1)
 
-    with pytest.raises(SpoolFailed, match="closed"):
+    with pytest.raises(SpoolFailed, match=r"closed \(start the bridge again"):
         spool.append(rows(20))
     assert spool.read(0, 10) == ()
 
@@ -287,7 +287,7 @@ def test_a_directory_that_cannot_be_written_is_named_with_a_cure(tmp_path, monke
     opened(tmp_path).close()
 
 
-def test_records_of_another_schema_are_placed_by_name_and_unit(tmp_path) -> None:
+def test_records_of_another_schema_are_placed_by_name_and_unit(tmp_path, caplog) -> None:
     old = Schema((Series("power", "W"), Series("gone", "1"), Series("load", "1"), Series("cpu", "%")))
     new = Schema((Series("cpu", "%"), Series("fresh", "1"), Series("load", "%"), Series("power", "W")))
     spool = opened(tmp_path, old)
@@ -295,6 +295,9 @@ def test_records_of_another_schema_are_placed_by_name_and_unit(tmp_path) -> None
     spool.close()
 
     again = opened(tmp_path, new)
+    assert [entry.getMessage() for entry in caplog.records if "dropped" in entry.getMessage()] == [
+        f"{tmp_path}: records from before have series that are dropped: ['gone [1]', 'load [1]']"
+    ]
     assert again.append(Rows(np.array([30]), np.array([[9.0, 9, 9, 9]]))) == 2
 
     placed, fresh = chain(again.read(0, 10), again.read(1, 10))

@@ -159,6 +159,20 @@ def test_after_a_failed_fsync_the_file_is_not_trusted_any_more(spool, tmp_path, 
     assert survivors(spool, tmp_path) == {1: [10], 2: [30]}
 
 
+def test_a_refused_record_that_could_not_be_cut_off_does_not_stand_in_for_a_later_one(
+    spool, tmp_path, monkeypatch
+) -> None:
+    with disk_of(monkeypatch) as disk:
+        disk.broken = {"fsync", "ftruncate"}
+        with pytest.raises(SpoolFailed, match="Input/output error"):
+            spool.append(rows(20))
+    assert files_in(tmp_path)[0].stat().st_size == len(header_of(SCHEMA)) + 2 * SIZE  # whole, although refused
+    assert [spool.append(rows(30)), spool.append(rows(40))] == [2, 3]
+
+    assert survivors(spool, tmp_path) == {1: [10], 2: [30], 3: [40]}
+    assert files_in(tmp_path)[0].stat().st_size == len(header_of(SCHEMA)) + SIZE
+
+
 def test_what_cannot_even_be_cut_off_is_not_read(spool, tmp_path, monkeypatch) -> None:
     with disk_of(monkeypatch) as disk:
         disk.broken = {"ftruncate"}
@@ -169,6 +183,46 @@ def test_what_cannot_even_be_cut_off_is_not_read(spool, tmp_path, monkeypatch) -
 
     assert [int(path.stem) for path in files_in(tmp_path)] == [1, 2]
     assert survivors(spool, tmp_path) == {1: [10], 2: [30]}
+
+
+@pytest.mark.parametrize(("policy", "seconds"), [("always", 1.0), ("interval", 1e-9), ("interval", 3600.0)])
+def test_while_only_fsync_fails_the_trouble_stays_and_is_told_once(
+    tmp_path, monkeypatch, caplog, policy, seconds
+) -> None:
+    spool = opened(tmp_path, limits=SpoolLimits(1 << 20, policy, seconds))
+    with disk_of(monkeypatch) as disk:
+        disk.broken = {"fsync"}
+        with monkeypatch.context() as later:
+            later.setattr("time.monotonic", lambda: 1e12)
+            with pytest.raises(SpoolFailed):
+                spool.append(rows(10))
+        for _ in range(3):
+            assert not spool.wait(0, timeout=-1)
+            assert "Input/output error" in spool.trouble
+            with pytest.raises(SpoolFailed):
+                spool.append(rows(10))
+        assert caplog.text.count("no records are taken") == 1
+    assert not spool.wait(0, timeout=-1)
+
+    assert spool.trouble == ""
+    assert spool.append(rows(20)) == 1
+    assert survivors(spool, tmp_path) == {1: [20]}
+
+
+def test_with_an_interval_it_is_told_that_records_before_a_failed_fsync_are_not_safe(
+    tmp_path, monkeypatch, caplog
+) -> None:
+    spool = opened(tmp_path, limits=SpoolLimits(1 << 20, "interval", 3600.0))
+    spool.append(rows(10))
+    assert "may not outlive a power cut" not in caplog.text
+    with disk_of(monkeypatch) as disk, monkeypatch.context() as later:
+        disk.broken = {"fsync"}
+        later.setattr("time.monotonic", lambda: 1e12)
+        with pytest.raises(SpoolFailed):
+            spool.append(rows(20))
+
+    assert caplog.text.count("records of the last seconds may not outlive a power cut") == 1
+    assert survivors(spool, tmp_path) == {1: [10]}
 
 
 def test_with_an_interval_a_failed_fsync_begins_another_file(tmp_path, monkeypatch, caplog) -> None:

@@ -16,6 +16,7 @@ import pytest
 from icosfl.bridge import spool_format
 from icosfl.bridge.spool import SpoolLimits
 from icosfl.bridge.spool_format import header_of, payload_of, record_of, seed_of
+from icosfl.errors import RunFailed, SpoolFailed
 from icosfl.schema import Schema
 from support.spools import disk_of, files_in, opened, times_in
 from support.store_contract import SCHEMA, rows
@@ -194,6 +195,119 @@ def test_of_copies_of_damaged_files_only_the_newest_stay(path) -> None:
     assert len(list(path.parent.glob("*.damaged"))) == 3
 
 
+PAGES = 3 * 4096 // SIZE  # so many records take three pages and a bit
+
+
+@pytest.fixture
+def long(tmp_path) -> Path:
+    """The file of a closed spool with records of as many times as numbers, over more than three pages."""
+    spool = opened(tmp_path)
+    for number in range(1, PAGES + 1):
+        spool.append(rows(number))
+    spool.close()
+    (path,) = files_in(tmp_path)
+    return path
+
+
+def touching(page: int) -> set[int]:
+    """The numbers of records that lie in this page, or in a part of it."""
+    start, end = page * 4096, (page + 1) * 4096
+    return {n for n in range(1, PAGES + 1) if HEADER + (n - 1) * SIZE < end and HEADER + n * SIZE > start}
+
+
+@pytest.mark.parametrize("page", [0, 1, 3])
+def test_what_the_disk_does_not_read_at_the_opening_is_left_out_and_the_file_set_aside(
+    long, monkeypatch, caplog, page
+) -> None:
+    before = long.read_bytes()
+    with disk_of(monkeypatch) as disk:
+        disk.unreadable = range(page * 4096 + 10, page * 4096 + 20)
+        spool = opened(long.parent)
+
+    assert spool.damaged == 1
+    assert "the disk does not read some of it" in caplog.text
+    assert times_in(spool) == {n: [n] for n in range(1, PAGES + 1) if n not in touching(page)}
+    assert long.with_name(f"{long.name}.damaged").read_bytes() == before
+    assert spool.append(rows(7)) == spool.last
+    now = times_in(spool)
+    spool.close()
+    assert found_in(long.parent) == now
+
+
+def broken(calls: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have calls fail with EIO: by the call's name, for files whose name ends like this."""
+    for call, end in calls.items():
+        original = getattr(os, call)
+
+        def fail(path, *args, original=original, end=end, **more):
+            if str(path).endswith(end):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return original(path, *args, **more)
+
+        monkeypatch.setattr(os, call, fail)
+
+
+def test_a_file_that_cannot_even_be_opened_is_set_aside_and_the_others_are_read(path, monkeypatch, caplog) -> None:
+    bad = path.with_name(f"{9:020d}.spool")
+    bad.write_bytes(path.read_bytes())
+    opening = os.open
+
+    def fail(name, flags, *args, **more):
+        if str(name) == str(bad) and not flags & os.O_CREAT:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(name))
+        return opening(name, flags, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        spool = opened(path.parent)
+
+    assert f"{bad} cannot be opened: it is set aside" in caplog.text
+    assert spool.damaged == 1
+    assert times_in(spool) == {1: [10], 2: [20], 3: [30]}
+    assert bad.with_name(f"{bad.name}.damaged").exists()
+    assert spool.append(rows(40)) == 9
+    spool.close()
+
+
+def test_a_tail_that_cannot_be_cut_off_at_the_opening_costs_no_record(path, monkeypatch) -> None:
+    with path.open("ab") as file:
+        file.write(record_of(4, payload_of(rows(40)), seed_of(SCHEMA))[:-1])
+    with disk_of(monkeypatch) as disk:
+        disk.broken = {"ftruncate"}
+        spool = opened(path.parent)
+
+    assert times_in(spool) == {1: [10], 2: [20], 3: [30]}
+    assert spool.append(rows(50)) == 4
+    spool.close()
+    assert found_in(path.parent) == {1: [10], 2: [20], 3: [30], 4: [50]}
+
+
+def test_a_file_written_anew_whose_directory_cannot_be_synced_is_read_and_not_written(path, monkeypatch) -> None:
+    flip(path, HEADER + SIZE + 1)
+
+    def refuse(_: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("icosfl.bridge.spool_recovery.sync_directory", refuse)
+        spool = opened(path.parent)
+
+    assert times_in(spool) == {1: [10], 3: [30]}
+    assert spool.append(rows(40)) == 4
+    assert len(files_in(path.parent)) == 2
+    spool.close()
+
+
+def test_a_file_that_cannot_even_be_set_aside_is_named_with_a_cure(path, monkeypatch) -> None:
+    broken({"open": ".spool", "replace": ".spool"}, monkeypatch)
+
+    with pytest.raises(RunFailed, match=rf"{path}: Input/output error \(see whether its disk .* move {path} away"):
+        opened(path.parent)
+
+    monkeypatch.undo()
+    assert found_in(path.parent) == {1: [10], 2: [20], 3: [30]}
+
+
 def test_a_damaged_file_that_cannot_be_written_anew_is_read_as_it_is(path, monkeypatch) -> None:
     flip(path, HEADER + SIZE + 1)
 
@@ -201,7 +315,7 @@ def test_a_damaged_file_that_cannot_be_written_anew_is_read_as_it_is(path, monke
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("shutil.copyfile", no_room)
+        patch.setattr("pathlib.Path.hardlink_to", no_room)
         spool = opened(path.parent)
     assert times_in(spool) == {1: [10], 3: [30]}
     assert spool.append(rows(40)) == 4  # into another file
@@ -241,10 +355,32 @@ def test_a_disk_that_refuses_a_read_is_no_end_of_the_world(path, monkeypatch) ->
 
     with monkeypatch.context() as patch:
         patch.setattr("os.pread", broken)
-        with pytest.raises(Exception, match="Input/output error") as raised:
+        with pytest.raises(SpoolFailed, match="Input/output error"):
             spool.read(0, 10)
-    assert type(raised.value).__name__ == "SpoolFailed"
+        assert "Input/output error" in spool.read_trouble
     assert times_in(spool) == {1: [10], 2: [20], 3: [30]}
+    assert (spool.damaged, spool.read_trouble) == (0, "")
+    spool.close()
+
+
+@pytest.mark.parametrize("page", [1, 3])
+def test_what_the_disk_does_not_read_again_and_again_is_passed_over_and_counted(
+    long, monkeypatch, caplog, page
+) -> None:
+    spool = opened(long.parent)
+    with disk_of(monkeypatch) as disk:
+        disk.unreadable = range(page * 4096, page * 4096 + 1)
+        for _ in range(8):
+            with pytest.raises(SpoolFailed, match="Input/output error"):
+                spool.read(0, 2 * PAGES)
+            assert spool.read_trouble
+        found = times_in(spool, 2 * PAGES)
+        assert not spool.read_trouble
+
+    lost = touching(page)
+    assert found == {n: [] if n in lost else [n] for n in range(1, PAGES + 1)}
+    assert spool.damaged == len(lost)
+    assert f"{len(lost)} records cannot be read" in caplog.text
     spool.close()
 
 
@@ -262,8 +398,12 @@ def test_an_unfinished_rewrite_is_in_nobodys_way(path) -> None:
     flip(path, HEADER + SIZE + 1)
     path.with_name(f"{path.name}.new").write_bytes(b"half")
 
+    stale = path.with_name(f"{9:020d}.spool.new")
+    stale.write_bytes(b"half")
+
     assert found_in(path.parent) == {1: [10], 3: [30]}
     assert not path.with_name(f"{path.name}.new").exists()
+    assert not stale.exists()
 
 
 def test_a_whole_record_with_a_number_that_is_not_its_turn_is_passed_over(path) -> None:
