@@ -106,8 +106,9 @@ class Forwarder:
             elif rows:
                 if rows < _MANY_ROWS:
                     self._stopping.wait(_GATHER_SECONDS)
-            elif self._stopping.is_set() and self._progress.handed >= self._spool.last:
-                return
+            elif self._stopping.is_set():  # not before all is handed over that can be read
+                if not self._spool.wait(self._progress.handed, 0.0):
+                    return
             else:
                 self._spool.wait(self._progress.handed, min(_NAP_SECONDS, self._retry))
 

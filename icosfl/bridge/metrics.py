@@ -21,8 +21,9 @@ _LATENCIES = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 class BridgeMetrics:
     """The bridge's counters.
 
-    Points of every request that was read add up: points = stored + dropped + refused. A stored point is in the spool,
-    from where nothing but the store takes it; a refused point is not, the sender was told so, and it comes again.
+    Points of every request that was read add up: points = stored + dropped + refused. A stored point is in the spool
+    until the store has it for good, unless the spool's disk is damaged, which is counted too. A refused point is not in
+    the spool and the sender was told so: it comes again, unless its request is larger than the whole spool.
     """
 
     def __init__(self) -> None:
@@ -112,7 +113,11 @@ class _SpoolCollector(Collector):
         yield _gauge("bytes", "Size of the spool's files.", spool.bytes)
         yield _gauge("records", "Acknowledged requests that the store may still lose.", spool.records)
         yield _gauge("up", "1 while the spool takes rows.", int(not spool.trouble))
-        damaged = CounterMetricFamily("icosfl_bridge_spool_damaged", "Damaged stretches found in the spool's files.")
+        yield _gauge("readable", "1 while the spool's records can be read for the store.", int(not spool.read_trouble))
+        damaged = CounterMetricFamily(
+            "icosfl_bridge_spool_damaged",
+            "Damaged stretches found when the spool was opened, and records that could not be read since.",
+        )
         damaged.add_metric([], spool.damaged)
         yield damaged
         oldest = spool.oldest_time

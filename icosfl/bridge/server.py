@@ -87,7 +87,7 @@ class Bridge:
             self._spool = Spool(config.spool.directory, self._schema, limits)
             undo.callback(self._spool.close)
             self._server = self._make_server()
-            app = make_app(self._metrics.registry, lambda: self._spool.trouble, lambda: self._keeper.trouble)
+            app = make_app(self._metrics.registry, lambda: self._spool.trouble, self._store_trouble)
             self._pages = serve_pages(config.metrics_listen, app)
             undo.pop_all()
         self.pages_listen = Endpoint(config.metrics_listen.host, self._pages.server_port)
@@ -97,6 +97,9 @@ class Bridge:
         self._server.start()
         self._forwarder.start(self.ask_to_stop)
         logger.info("OTLP on %s, pages on %s", self.listens, self.pages_listen)
+
+    def _store_trouble(self) -> str:
+        return self._spool.read_trouble or self._keeper.trouble
 
     def _make_server(self) -> grpc.Server:
         config = self._config

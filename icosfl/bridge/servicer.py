@@ -20,7 +20,7 @@ from icosfl.bridge.metrics import BridgeMetrics
 from icosfl.bridge.senders import FirstTimes, Senders, sender_of
 from icosfl.bridge.spool import Spool
 from icosfl.collect.points import STORED_POINTS
-from icosfl.errors import Unavailable
+from icosfl.errors import SpoolTooSmall, Unavailable
 
 SERVICE = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 
@@ -122,6 +122,9 @@ class MetricsServicer:
             began = time.perf_counter()
             try:
                 self._spool.append(batch.rows)
+            except SpoolTooSmall as error:
+                self._metrics.count_refused(batch)
+                return Refusal(grpc.StatusCode.INVALID_ARGUMENT, f"not stored: {error}"[:_MAX_TEXT])
             except Unavailable as error:
                 self._metrics.count_refused(batch)
                 return Refusal(grpc.StatusCode.UNAVAILABLE, f"not stored: {error}"[:_MAX_TEXT], self._retry_seconds)

@@ -184,7 +184,7 @@ def _is_half(data: bytes, start: int, width: int) -> bool:
     Zeros are what a power cut leaves where the file had grown already and its content was not on the disk yet.
     """
     if not MARKER.startswith(data[start : start + len(MARKER)]):
-        return not data[start:].strip(b"\0")
+        return data.count(0, start) == len(data) - start
     payload = start + _HEAD.size
     if len(data) < payload:
         return True
