@@ -12,6 +12,7 @@ from threading import Event
 from icosfl.bridge.forward_progress import Progress
 from icosfl.bridge.forward_rows import merge
 from icosfl.bridge.keeper import StoreKeeper
+from icosfl.bridge.losses import Losses
 from icosfl.bridge.metrics import BridgeMetrics
 from icosfl.bridge.spool import Spool
 from icosfl.errors import DataError, SpoolFailed, Unavailable
@@ -60,6 +61,8 @@ class Forwarder:
         self._retry = retry_seconds
         self._look_at = -float("inf")
         self._progress = Progress(spool.forgotten)
+        self._furthest = self._progress.handed
+        self._losses = Losses()
         self._stopping = Event()
         self._thread = ThreadPoolExecutor(1, "forward")
         self._running: Future[None] | None = None
@@ -125,11 +128,17 @@ class Forwarder:
             self._metrics.store_seconds.observe(time.perf_counter() - began)
         self._metrics.count_forwarded(rows)
         self._check(self._progress.note_handed(records[-1].number, position))
+        self._furthest = max(self._furthest, self._progress.handed)
         return len(rows)
 
     def _look(self) -> None:
         """See whether the store is the same one still, and what of its rows it cannot lose any more."""
-        self._check(self._progress.note_epoch(self._keeper.look()))
+        info = self._keeper.look()
+        self._check(self._progress.note_epoch(info.position))
+        lost = self._losses.note(info, handed_again=self._progress.handed >= self._furthest)
+        if lost:
+            self._metrics.count_loss()
+            logger.warning("the window lost %d rows with its checkpoints: see the backend's log", lost)
         if self._progress.unsaved:
             self._check(self._progress.note_saved(self._keeper.saved(soon=self._spool.is_filling)))
             self._spool.forget(self._progress.saved)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from icosfl.errors import DataError, StoreUnavailable, Unavailable
 from icosfl.schema import Rows
-from icosfl.store.base import Position, SeriesStore
+from icosfl.store.base import Position, SeriesStore, StoreInfo
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,8 @@ class StoreKeeper:
         """
         return self._earliest
 
-    def look(self) -> Position:
-        """Ask the store for a sign of life.
+    def look(self) -> StoreInfo:
+        """Ask the store what it holds.
 
         Raises:
             Unavailable: it cannot be opened, or does not answer in time.
@@ -55,7 +55,7 @@ class StoreKeeper:
         """
         info = self._ask(lambda store: store.info())
         self._earliest = info.oldest if info.oldest is not None and info.rows >= info.capacity else 0
-        return info.position
+        return info
 
     def append(self, rows: Rows) -> Position:
         """Store rows and return once they are in the window; raises as `look` does."""

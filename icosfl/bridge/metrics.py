@@ -43,6 +43,9 @@ class BridgeMetrics:
         self._replays = self._counter(
             "replays", "Times that the store began anew and got rows again that it may have lost."
         )
+        self._losses = self._counter(
+            "store_losses", "Times that the store began anew and had lost rows with its checkpoints."
+        )
         self._newest = Gauge(
             "icosfl_bridge_newest_row_timestamp_seconds", "Time of the newest row acknowledged.", registry=self.registry
         )
@@ -93,8 +96,12 @@ class BridgeMetrics:
         self._forwarded.inc(len(rows))
 
     def count_replay(self) -> None:
-        """Count one time that the store had lost rows."""
+        """Count one time that the store got rows again that it may have lost."""
         self._replays.inc()
+
+    def count_loss(self) -> None:
+        """Count one time that the store had lost rows for good."""
+        self._losses.inc()
 
     def set_store_up(self, up: bool) -> None:
         """Note whether the store answers."""
