@@ -12,10 +12,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
+from threading import Lock
 
 import grpc
 from google.protobuf.internal import api_implementation
-from grpc_health.v1.health import OVERALL_HEALTH, HealthServicer
+from grpc_health.v1.health import HealthServicer
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
@@ -33,11 +34,20 @@ from icosfl.config import BridgeConfig, Endpoint, schema_of
 from icosfl.errors import ConfigError, RunFailed
 from icosfl.store.base import SeriesStore
 
-# Threads that serve requests. Those that wait for the disk at the same time share one write.
-_THREADS = 16
+# Calls of one connection at the same time, more than senders make: of what is beyond gRPC has most wait, but answers
+# some UNAVAILABLE. A call whose message does not come holds a thread, so there are more than one connection can hold.
+_STREAMS = 64
+_THREADS = _STREAMS + 16
 
-# Calls that are let in at all. Those that find no thread free wait with no more of their message than gRPC's window.
-_CALLS = 256
+# Calls that are let in at all; more than ever come, for what is beyond is refused in words that OTLP calls final. Those
+# that find no thread free wait, with no more of their message than gRPC's window.
+_CALLS = 1024
+
+# A host that was cut off says nothing any more: its connection goes after so long, and its threads are free.
+_KEEPALIVE_MS = 60_000
+_KEEPALIVE_TIMEOUT_MS = 20_000
+# Clients may ask as often themselves.
+_SHORTEST_PING_MS = 10_000
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +80,9 @@ class Bridge:
         self._clock = clock
         self._metrics = BridgeMetrics()
         self._keeper = StoreKeeper(open_store, self._metrics.set_store_up)
-        self._health = HealthServicer()
+        self._health = HealthServicer()  # it says SERVING for the server as a whole
         self._serving: bool | None = None
+        self._reading = Lock()  # one at a time: the interpreter has no more anyway, and each takes many times its bytes
         self._pool = ThreadPoolExecutor(_THREADS, "otlp")
         self._asked: SimpleQueue[None] = SimpleQueue()  # unlike an Event it may be used from a signal handler
 
@@ -107,6 +118,12 @@ class Bridge:
         options = [
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.so_reuseport", 0),
+            ("grpc.max_concurrent_streams", _STREAMS),
+            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.http2.min_ping_interval_without_data_ms", _SHORTEST_PING_MS),
         ]
         server = grpc.server(self._pool, handlers=[servicer.handler()], options=options, maximum_concurrent_rpcs=_CALLS)
         add_HealthServicer_to_server(self._health, server)
@@ -119,16 +136,20 @@ class Bridge:
         return server
 
     def _read(self, body: bytes) -> Batch:
-        return self._reader.read(body, self._clock(), self._keeper.earliest)
+        with self._reading:
+            return self._reader.read(body, self._clock(), self._keeper.earliest)
 
     def _report(self) -> None:
-        """Let the health be what it is: whether points are taken."""
+        """Let the service's health be what it is: whether points are taken.
+
+        The server's own, OVERALL_HEALTH, stays SERVING as long as the process works: it is what the watchdogs ask, and
+        a restart makes no room on a disk.
+        """
         serving = not self._spool.trouble
         if serving != self._serving:
             self._serving = serving
             status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
-            for service in (OVERALL_HEALTH, SERVICE):
-                self._health.set(service, status)
+            self._health.set(SERVICE, status)
 
     def ask_to_stop(self) -> None:
         """Let `wait` return; may be called from a signal handler."""

@@ -78,11 +78,17 @@ def ask(question: Callable[[], str], timeout_seconds: float) -> str:
 def health(kind: str, address: str, path: str = "/") -> str:
     """Ask a service for its health: `redis`, `grpc`, `tcp` or `http`.
 
+    Args:
+        kind: How to ask.
+        address: Where it listens.
+        path: What to get of `http`; of `grpc`, after the slash, the service asked about, or nothing for the whole.
+
     Raises:
         Unavailable: it does not answer, or not well.
     """
     host, _, port = address.rpartition(":")
-    check = HealthCheck(kind, host, int(port), path, "", ANSWER_SECONDS)  # type: ignore[arg-type]
+    service = path.removeprefix("/") if kind == "grpc" else ""
+    check = HealthCheck(kind, host, int(port), path, service, ANSWER_SECONDS)  # type: ignore[arg-type]
     reason = probe(check, ANSWER_SECONDS)
     if reason:
         raise Unavailable(reason, cure="see the service's log, and icosfl status")

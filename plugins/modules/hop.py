@@ -35,7 +35,7 @@ options:
         description: The page to read (page, rows).
         type: str
       path:
-        description: The path to get (http).
+        description: The path to get (http), or a slash and the service to ask about (grpc), which may be none.
         type: str
         default: /
       metric:

@@ -17,6 +17,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from pydantic import TypeAdapter
 
+from icosfl.bridge.servicer import SERVICE
 from icosfl.config import (
     BridgeConfig,
     Endpoint,
@@ -68,9 +69,9 @@ def running_bridge(directory: Path, store: StoreConfig) -> Iterator[Endpoint]:
 
 
 def wait_for_health(listen: Endpoint, wanted: int) -> None:
-    """Return once the bridge's health is as wanted, at most 60 s."""
+    """Return once the health of the bridge's service is as wanted, at most 60 s."""
     with grpc.insecure_channel(str(listen)) as channel:
-        for answer in HealthStub(channel).Watch(HealthCheckRequest(), timeout=60, wait_for_ready=True):
+        for answer in HealthStub(channel).Watch(HealthCheckRequest(service=SERVICE), timeout=60, wait_for_ready=True):
             if answer.status == wanted:
                 return
 

@@ -368,6 +368,49 @@ def test_rows_that_a_killed_store_lost_are_handed_over_again(bridge, store, stub
     assert page(bridge)["icosfl_bridge_replays_total"] == 1
 
 
+def test_a_store_that_comes_back_without_rows_that_the_spool_has_forgotten_is_told(bridge, store, stub, caplog) -> None:
+    caplog.set_level("WARNING", "icosfl.bridge.forward")
+    for second in range(3):
+        stub.Export(request(load(second, T0 + second * 10**9)), timeout=5)
+    store.until(3)
+    until(bridge, lambda counts: counts["icosfl_bridge_spool_records"] == 0)
+    assert page(bridge)["icosfl_bridge_store_losses_total"] == 0
+
+    store.be_killed()
+
+    until(bridge, lambda counts: counts["icosfl_bridge_store_losses_total"] == 1)
+    assert [record.message for record in caplog.records] == [
+        "the window lost 3 rows with its checkpoints: see the backend's log"
+    ]
+
+
+def test_calls_whose_message_does_not_come_keep_nobody_else_from_being_answered(bridge) -> None:
+    the_end = Event()
+
+    def never() -> Iterator[bytes]:
+        the_end.wait(60)
+        yield from ()
+
+    own_connection = [("grpc.use_local_subchannel_pool", 1)]
+    with (
+        grpc.insecure_channel(str(bridge.listens), own_connection) as hanging,
+        grpc.insecure_channel(str(bridge.listens), own_connection) as other,
+    ):
+        grpc.channel_ready_future(hanging).result(10)
+        export = hanging.stream_unary(f"/{SERVICE}/Export")
+        calls = [export.future(never()) for _ in range(120)]
+        try:
+            with pytest.raises(grpc.RpcError) as caught:
+                MetricsServiceStub(hanging).Export(request(load()), timeout=1)
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # it waits behind them
+
+            assert MetricsServiceStub(other).Export(request(load()), timeout=10) == ExportMetricsServiceResponse()
+        finally:
+            for call in calls:
+                call.cancel()
+            the_end.set()
+
+
 def test_the_spool_forgets_what_the_store_cannot_lose(bridge, store, stub) -> None:
     store.saving.clear()
     stub.Export(request(load()), timeout=5)
@@ -448,7 +491,7 @@ def test_the_sdks_exporter_delivers_once_the_spool_has_room(bridge, monkeypatch,
     assert counts["icosfl_bridge_points_total"] == 1 + counts["icosfl_bridge_points_refused_total"]
 
 
-def test_requests_wait_for_a_thread_while_the_disk_hangs(store, stub, monkeypatch) -> None:
+def test_requests_wait_for_a_thread_while_the_disk_hangs(bridge, store, stub, monkeypatch) -> None:
     asked, disk = Event(), Event()
     append = Spool.append
 
@@ -458,12 +501,14 @@ def test_requests_wait_for_a_thread_while_the_disk_hangs(store, stub, monkeypatc
         return append(spool, rows)
 
     monkeypatch.setattr(Spool, "append", hang)
-    calls = [stub.Export.future(request(load(when=T0 + n * 10**9)), timeout=20) for n in range(100)]
-    assert asked.wait(5)
-    assert not any(call.done() for call in calls)
-    disk.set()
+    with grpc.insecure_channel(str(bridge.listens), [("grpc.use_local_subchannel_pool", 1)]) as another:
+        stubs = stub, MetricsServiceStub(another)
+        calls = [stubs[n % 2].Export.future(request(load(when=T0 + n * 10**9)), timeout=20) for n in range(100)]
+        assert asked.wait(5)
+        assert not any(call.done() for call in calls)
+        disk.set()
 
-    assert {call.result().SerializeToString() for call in calls} == {b""}
+        assert {call.result().SerializeToString() for call in calls} == {b""}
     assert store.until(100).times.tolist() == [T0 + n * 10**9 for n in range(100)]
 
 

@@ -33,7 +33,8 @@ from icosfl.bridge import Bridge
 from icosfl.bridge.servicer import SERVICE
 from icosfl.bridge.spool import Spool
 from icosfl.config import BridgeConfig, Endpoint
-from icosfl.errors import ConfigError, RunFailed, SchemaMismatch, SpoolFailed, StoreUnavailable
+from icosfl.errors import ConfigError, RunFailed, SchemaMismatch, SpoolFailed, StoreUnavailable, Unavailable
+from icosfl.fleet import hops
 from support.bridge_service import as_toml
 from support.spools import disk_of
 
@@ -107,27 +108,34 @@ def get(endpoint: Endpoint, path: str) -> tuple[int, dict[str, object]]:
             return error.code, json.load(error)
 
 
-@pytest.mark.parametrize("service", ["", SERVICE])
-def test_health_follows_the_spool_and_not_the_store(bridge: Bridge, store, service: str, monkeypatch) -> None:
-    health_until(bridge.listens, SERVING, service)
+def test_a_full_disk_makes_the_service_ill_but_not_the_server_and_the_store_neither(
+    bridge: Bridge, store, monkeypatch
+) -> None:
+    health_until(bridge.listens, SERVING, SERVICE)
     until(bridge, (200, {"ready": True, "reasons": [], "store": "answers"}))
 
     store.down.set()
     until(bridge, (200, {"ready": True, "reasons": [], "store": "the store is down (wait)"}))
-    health_until(bridge.listens, SERVING, service)
+    health_until(bridge.listens, SERVING, SERVICE)
 
     with disk_of(monkeypatch) as disk, grpc.insecure_channel(str(bridge.listens)) as channel:
         disk.room = 0
         with pytest.raises(grpc.RpcError) as caught:
             MetricsServiceStub(channel).Export(LOAD, timeout=5)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        health_until(bridge.listens, NOT_SERVING, service)
+        health_until(bridge.listens, NOT_SERVING, SERVICE)
+        assert HealthStub(channel).Check(HealthCheckRequest(), timeout=5).status == SERVING
+        address = str(bridge.listens)
+        assert hops.health("grpc", address) == f"{address} answers"
+        with pytest.raises(Unavailable, match="NOT_SERVING"):
+            hops.health("grpc", address, f"/{SERVICE}")
         code, answer = get(bridge.pages_listen, "/readyz")
         assert (code, answer["ready"]) == (503, False)
         assert "No space left" in answer["reasons"][0]
         assert get(bridge.pages_listen, "/healthz") == (200, {"alive": True})
 
-    health_until(bridge.listens, SERVING, service)
+    health_until(bridge.listens, SERVING, SERVICE)
+    assert hops.health("grpc", address, f"/{SERVICE}") == f"{address} answers"
 
 
 def test_health_is_answered_while_the_store_hangs(bridge: Bridge, store) -> None:
