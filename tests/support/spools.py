@@ -40,7 +40,7 @@ class Disk:
 
     Attributes:
         room: How many bytes may still be written; None: any number.
-        broken: The calls that fail with EIO; fsync stands for fdatasync, too.
+        broken: The calls that fail with EIO; with fsync fdatasync fails, too.
         unreadable: Bytes of every file that cannot be read.
         fsyncs: How many were asked for.
     """
@@ -77,6 +77,7 @@ class Disk:
     def fdatasync(self, descriptor: int) -> None:
         self.fsyncs += 1
         self._fail("fsync")
+        self._fail("fdatasync")
         self._fdatasync(descriptor)
 
     def ftruncate(self, descriptor: int, size: int) -> None:

@@ -191,7 +191,7 @@ def test_while_only_fsync_fails_the_trouble_stays_and_is_told_once(
 ) -> None:
     spool = opened(tmp_path, limits=SpoolLimits(1 << 20, policy, seconds))
     with disk_of(monkeypatch) as disk:
-        disk.broken = {"fsync"}
+        disk.broken = {"fdatasync"}  # that of records; a new file and its directory can be synced
         with monkeypatch.context() as later:
             later.setattr("time.monotonic", lambda: 1e12)
             with pytest.raises(SpoolFailed):
