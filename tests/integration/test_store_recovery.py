@@ -203,6 +203,15 @@ def test_a_store_whose_rows_are_lost_begins_again_empty_in_another_epoch(stack, 
     assert after.epoch != before.epoch
 
 
+def test_a_window_that_is_made_anew_is_logged_by_whoever_makes_it(stack, caplog) -> None:
+    caplog.set_level("INFO", "icosfl.store.link")
+    for _ in range(2):
+        with open_store(stack.store_config("anew"), SCHEMA) as store:
+            store.info()
+
+    assert caplog.text.count("the window anew is made anew, without rows") == 1
+
+
 def damage_newest(stack: DataclayStack, alias: str) -> list[int]:
     """Cut off the newest checkpoint of a backend that is down; return the times in the one before it."""
     (path,) = objects_of(stack, alias)
