@@ -188,7 +188,7 @@ def _is_half(data: bytes, start: int, width: int) -> bool:
     payload = start + _HEAD.size
     if len(data) < payload:
         return True
-    length = _HEAD.unpack_from(data, start)[1]
+    length: int = _HEAD.unpack_from(data, start)[1]
     if len(data) >= payload + _COUNT.size and not _fits(length, _COUNT.unpack_from(data, payload)[0], width):
         return False  # it has both numbers, and one of them was changed after it was written
     return len(data) < payload + length
