@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from icosfl.bridge.attributes import Attributes
-from icosfl.bridge.decode import TimeSpan, decode
+from icosfl.bridge.columns import Points
+from icosfl.bridge.decode import TimeSpan
 from icosfl.bridge.identities import Identities
 from icosfl.bridge.reasons import Reason
-from icosfl.bridge.rows import join
+from icosfl.bridge.rows import Joined, Plan, join
 from icosfl.bridge.rules import Rules
+from icosfl.bridge.templates import Template, Templates
 from icosfl.schema import Rows
 
 
@@ -52,7 +54,7 @@ class Reader:
 
     def __init__(self, rules: Rules, width: int, row_tolerance: int, future_tolerance: int) -> None:
         self._sources = rules.table
-        self._identities = Identities(rules)
+        self._templates = Templates(Identities(rules))
         self._width = width
         self._row_tolerance = row_tolerance
         self._future_tolerance = future_tolerance
@@ -69,11 +71,22 @@ class Reader:
             DecodeError: the bytes are no such request, as far as they were read: points that no rule asks for are
                 counted without a look at them.
         """
-        decoded = decode(body, self._identities, TimeSpan(earliest, now + self._future_tolerance))
-        joined = join(decoded.points, self._sources, self._width, self._row_tolerance)
+        gathered, template = self._templates.gather(body)
+        checked = gathered.check(TimeSpan(earliest, now + self._future_tolerance))
+        joined = self._join(checked.points, template if checked is gathered else None)
         stored = joined.stored
-        dropped = decoded.dropped if stored == len(decoded.points) else decoded.dropped + joined.left_out
-        return Batch(joined.rows, stored, dropped, decoded.strangers)
+        dropped = checked.dropped if stored == len(checked.points) else checked.dropped + joined.left_out
+        return Batch(joined.rows, stored, dropped, checked.strangers)
+
+    def _join(self, points: Points, template: Template | None) -> Joined:
+        """Join points to rows; those of a template by its plan, if that holds for them."""
+        if template is None:
+            return join(points, self._sources, self._width, self._row_tolerance)
+        joined = template.plan.join(points) if template.plan else None
+        if joined is None:
+            joined = join(points, self._sources, self._width, self._row_tolerance)
+            template.plan = Plan.of(points, joined)
+        return joined
 
 
 def explain(batch: Batch) -> str:

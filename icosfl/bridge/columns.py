@@ -22,8 +22,9 @@ from icosfl.bridge.wire import view_point
 NO_VALUE = -1
 _UNREAD = -2
 
-_START, _TIME, _DOUBLE, _INT = 0x11, 0x19, 0x21, 0x31
-_FIELDS = {_START: "start", _TIME: "time", _DOUBLE: "value", _INT: "value"}
+DOUBLE = 0x21
+_START, _TIME, _INT = 0x11, 0x19, 0x31
+_FIELDS = {_START: "start", _TIME: "time", DOUBLE: "value", _INT: "value"}
 _FIELD_BYTES = 9
 
 _Flags = NDArray[np.bool_]
@@ -59,8 +60,11 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
-    """Where points of one length have their fixed fields, and from where to where they have the rest."""
+class Layout:
+    """Where points of one length have their fixed fields, and from where to where they have the rest.
+
+    A field is a byte that says which it is, `DOUBLE` for a value that is one, and eight bytes.
+    """
 
     length: int
     fields: Mapping[str, int]
@@ -68,7 +72,7 @@ class _Layout:
     end: int
 
     @classmethod
-    def of(cls, point: bytes) -> _Layout | None:
+    def of(cls, point: bytes) -> Layout | None:
         """The layout of a point, None for one that does not look as if it had one."""
         fields: dict[str, int] = {}
         start, end = 0, len(point)
@@ -83,7 +87,7 @@ class _Layout:
     def read(self, points: Sequence[bytes]) -> tuple[_Flags, NDArray[np.uint64], NDArray[np.float64]]:
         """Which of the points have this layout, and their times and values; those of the others mean nothing."""
         table = np.frombuffer(b"".join(points), _shape(self.length, tuple(self.fields.items())))
-        double = table["value"] == _DOUBLE
+        double = table["value"] == DOUBLE
         fit = double | (table["value"] == _INT)
         fit &= table["time"] == _TIME
         if "start" in self.fields:
@@ -160,7 +164,7 @@ class Gatherer:
         for places in _equal(lengths):
             chosen = places.tolist()
             points = [self._points[place] for place in chosen]
-            layout = _Layout.of(points[0])
+            layout = Layout.of(points[0])
             if layout is not None:
                 fit, times[places], values[places] = layout.read(points)
                 start, end = layout.start, layout.end

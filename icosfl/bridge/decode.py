@@ -8,7 +8,7 @@ or repeated request would falsify every value after it. Delta sums are therefore
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,16 +40,28 @@ class TimeSpan:
     latest: int
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """What a request holds: the points that are wanted, the number left out by reason, the resources nobody knows."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Gathered:
+    """What a request holds: the points that are wanted, the number left out by reason, the resources nobody knows.
+
+    Whether the points can be stored is not seen to yet.
+    """
 
     points: Points
     dropped: Counter[Reason]
     strangers: tuple[Attributes, ...]
 
+    def check(self, span: TimeSpan) -> Gathered:
+        """The same with the points that can be stored; the others are left out by the first reason against them.
 
-def decode(body: bytes, identities: Identities, span: TimeSpan) -> Decoded:
+        Args:
+            span: The times that a point may have.
+        """
+        valid, dropped = _check(self.points, TimeSpan(span.earliest, min(span.latest, LAST_TIME)))
+        return Gathered(self.points.only(valid), self.dropped + dropped, self.strangers) if dropped else self
+
+
+def gather(body: bytes, identities: Identities) -> Gathered:
     """Read the points of a request.
 
     A point that nobody wants is counted without being read: a sender like Scaphandre ships hundreds of points a scrape
@@ -58,7 +70,6 @@ def decode(body: bytes, identities: Identities, span: TimeSpan) -> Decoded:
     Args:
         body: The bytes of an `ExportMetricsServiceRequest`.
         identities: Knows senders and points by their bytes.
-        span: The times that a point may have.
 
     Raises:
         DecodeError: the bytes are no request.
@@ -74,9 +85,20 @@ def decode(body: bytes, identities: Identities, span: TimeSpan) -> Decoded:
         elif count := sum(len(data.data_points) for _, _, data in _metrics(group)):
             dropped[Reason.UNKNOWN_RESOURCE] += count
             strangers.append(resource_attributes(resource))
-    points = gatherer.read()
-    valid = _check(points, TimeSpan(span.earliest, min(span.latest, LAST_TIME)), dropped)
-    return Decoded(points.only(valid), dropped, tuple(strangers))
+    return Gathered(gatherer.read(), dropped, tuple(strangers))
+
+
+def parts_of(body: bytes, identities: Identities) -> Iterator[tuple[Sequence[bytes], Feed | None]]:
+    """The points of a request in their order, as they stand in its bytes, and what they are for; None: for nothing.
+
+    Raises:
+        DecodeError: the bytes are no request.
+    """
+    for group in view_request(body).resource_metrics:
+        rule = identities.sender(b"".join(group.resource)).rule
+        for name, kind, data in _metrics(group):
+            use = None if rule is None else _use(rule, name, kind, data)
+            yield data.data_points, use if isinstance(use, Feed) else None
 
 
 def _metrics(group: ResourceView) -> Iterator[tuple[bytes, Kind, DataView]]:
@@ -110,8 +132,9 @@ def _use(rule: Rule, name: bytes, kind: Kind, data: DataView) -> Feed | Reason:
     return feed
 
 
-def _check(points: Points, span: TimeSpan, dropped: Counter[Reason]) -> NDArray[np.bool_]:
+def _check(points: Points, span: TimeSpan) -> tuple[NDArray[np.bool_], Counter[Reason]]:
     """Which points can be stored; the others are counted by the first reason against them."""
+    dropped: Counter[Reason] = Counter()
     problems = (
         (points.kinds == NO_VALUE, Reason.NO_VALUE),
         (~np.isfinite(points.values), Reason.NOT_FINITE),
@@ -124,4 +147,4 @@ def _check(points: Points, span: TimeSpan, dropped: Counter[Reason]) -> NDArray[
         if count := int(np.count_nonzero(wrong & ~invalid)):
             dropped[reason] += count
             invalid |= wrong
-    return ~invalid
+    return ~invalid, dropped

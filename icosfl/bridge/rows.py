@@ -20,7 +20,7 @@ from icosfl.bridge.columns import Points
 from icosfl.bridge.identities import Stream
 from icosfl.bridge.reasons import Reason
 from icosfl.bridge.rules import SourceTable
-from icosfl.schema import Rows, Times, Values
+from icosfl.schema import Rows, Values
 
 _REASONS = tuple(Reason)
 _STORED = len(_REASONS)
@@ -34,11 +34,51 @@ _Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
+    """How rows are made of the times and values of points.
+
+    Args:
+        times: The point whose time each row has.
+        rows: The row of each value.
+        columns: Its column.
+        points: The point that it is of.
+        minus: The point whose value is taken away; the same one where none is.
+        less: Whether one is.
+        scales: What the difference is multiplied with.
+        width: How many columns a row has.
+    """
+
+    times: _Ints
+    rows: _Ints
+    columns: _Ints
+    points: _Ints
+    minus: _Ints
+    less: _Flags
+    scales: Values
+    width: int
+
+    def values(self, values: Values) -> Values:
+        """The values of the rows, made of those of the points."""
+        return _combined(values[self.points], values[self.minus], self.less, self.scales)
+
+    def make(self, times: NDArray[np.uint64], values: Values) -> Rows:
+        """The rows, of the times of the points and of the rows' values."""
+        table = np.full((len(self.times), self.width), np.nan)
+        table[self.rows, self.columns] = values
+        return Rows(times[self.times].astype(np.int64), table)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Joined:
-    """The rows, and what became of each point: the number of a `Reason`, or of none if it stands in a row."""
+    """The rows and how they were made, and what became of each point: the number of a `Reason`, or of none if it is in.
+
+    The recipe holds for other points of the same streams that lie as far from one another in time, as long as all of
+    its values are finite, here as there.
+    """
 
     rows: Rows
     fates: _Ints
+    recipe: Recipe | None = None
 
     @property
     def reasons(self) -> tuple[Reason | None, ...]:
@@ -65,13 +105,13 @@ class _Matches:
         points: The number of the point.
         cells: `row * number of targets + target`, which ascends.
         order: The place in the order of time; of equal times the later point of the request comes later.
-        row_times: The time of each row.
+        row_points: The first point of each row, whose time it has.
     """
 
     points: _Ints
     cells: _Ints
     order: _Ints
-    row_times: Times
+    row_points: _Ints
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +152,35 @@ class _Made:
     fates: _Ints
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """How points of a template were joined, for the next ones that lie as far from one another in time.
+
+    Args:
+        spacing: The time of each point after the first one's.
+        recipe: How their rows were made.
+        fates: What became of them.
+    """
+
+    spacing: NDArray[np.uint64]
+    recipe: Recipe
+    fates: _Ints
+
+    @classmethod
+    def of(cls, points: Points, joined: Joined) -> Plan | None:
+        """The plan by which these points were joined, None where their values had a part in it."""
+        return None if joined.recipe is None else cls(points.times - points.times[0], joined.recipe, joined.fates)
+
+    def join(self, points: Points) -> Joined | None:
+        """What `join` returns, None if the points are to be joined anew."""
+        if not np.array_equal(points.times - points.times[0], self.spacing):
+            return None
+        values = self.recipe.values(points.values)
+        if not np.isfinite(values).all():
+            return None
+        return Joined(self.recipe.make(points.times, values), self.fates, self.recipe)
+
+
 def join(points: Points, sources: SourceTable, width: int, tolerance: int) -> Joined:
     """Join points to rows.
 
@@ -133,11 +202,21 @@ def join(points: Points, sources: SourceTable, width: int, tolerance: int) -> Jo
     made = _make(matches, cells, resources[kinds], points.values, sources)
     lost = _lost(matches, cells, made, made.rows * width + sources.columns[made.sources])
     won = ((made.fates == _STORED) & ~lost).nonzero()[0]
-    begins = _begins(made.rows[won]).nonzero()[0]
-    rows = made.rows[won[begins]]
-    values = np.full((len(rows), width), np.nan)
-    values[rows.searchsorted(made.rows[won]), sources.columns[made.sources[won]]] = made.values[won]
-    return Joined(Rows(matches.row_times[rows], values), _fates(matches, cells, made, lost, len(points)))
+    rows = made.rows[won]
+    first, second = matches.points[cells.last[made.first[won]]], matches.points[cells.last[made.second[won]]]
+    begins = _begins(rows)
+    recipe = Recipe(
+        times=matches.row_points[rows[begins]],
+        rows=np.cumsum(begins) - 1,
+        columns=sources.columns[made.sources[won]],
+        points=first,
+        minus=second,
+        less=made.first[won] != made.second[won],
+        scales=sources.scales[made.sources[won]],
+        width=width,
+    )
+    fates = _fates(matches, cells, made, lost, len(points))
+    return Joined(recipe.make(points.times, made.values[won]), fates, recipe if len(won) == len(made.rows) else None)
 
 
 def _match(points: Points, targets: int, tolerance: int) -> _Matches:
@@ -157,7 +236,7 @@ def _match(points: Points, targets: int, tolerance: int) -> _Matches:
     rows[begins[1:]] = 1
     cells = rows.cumsum() * targets + target[by_time]
     order = cells.argsort(kind="stable")
-    return _Matches(matched[by_time[order]], cells[order], order, times[begins].astype(np.int64))
+    return _Matches(matched[by_time[order]], cells[order], order, matched[by_time[begins]])
 
 
 def _row_begins(times: NDArray[np.uint64], tolerance: int) -> _Ints:
@@ -192,12 +271,17 @@ def _make(
     ambiguous = cells.ambiguous[first] | cells.ambiguous[second] | (resource[first] != resource[second])
     incomplete = (target & 1).astype(np.bool_) | (sources.minus[source] & ~both)
     value = values[matches.points[cells.last]]
-    with np.errstate(over="ignore", invalid="ignore"):
-        made = (value[first] - np.where(both, value[second], 0.0)) * sources.scales[source]
+    made = _combined(value[first], value[second], both, sources.scales[source])
     fates = np.where(np.isfinite(made), _STORED, _NOT_FINITE)
     fates[incomplete] = _INCOMPLETE
     fates[ambiguous] = _AMBIGUOUS
     return _Made(first, second, row, source, made, fates)
+
+
+def _combined(values: Values, minus: Values, less: _Flags, scales: Values) -> Values:
+    """Values, where there is `less` without what is taken away, in the unit of the series."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.where(less, values - minus, values) * scales
 
 
 def _lost(matches: _Matches, cells: _Cells, made: _Made, places: _Ints) -> _Flags:

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from icosfl.bridge.attributes import digest
-from icosfl.bridge.decode import Decoded, TimeSpan, decode
+from icosfl.bridge.decode import Gathered, TimeSpan, gather
 from icosfl.bridge.identities import Identities
 from icosfl.bridge.reasons import Reason
 from icosfl.bridge.rules import compile_rules
@@ -31,8 +31,8 @@ def identities(rule: RuleConfig) -> Identities:
     return Identities(compile_rules([rule], Schema((Series("s", "1"),))))
 
 
-def read(*metrics: dict[str, object], rule: RuleConfig = RULE, latest: int = LATEST, earliest: int = 0) -> Decoded:
-    return decode(request(*metrics), identities(rule), TimeSpan(earliest, latest))
+def read(*metrics: dict[str, object], rule: RuleConfig = RULE, latest: int = LATEST, earliest: int = 0) -> Gathered:
+    return gather(request(*metrics), identities(rule)).check(TimeSpan(earliest, latest))
 
 
 def gauge(*points: dict[str, object], name: str = "m") -> dict[str, object]:
@@ -197,7 +197,7 @@ def test_decode_tells_hosts_apart_that_send_the_same_metric() -> None:
     ]
     body = ParseDict({"resourceMetrics": groups}, ExportMetricsServiceRequest()).SerializeToString()
 
-    first, second = decode(body, ours, TimeSpan(0, LATEST)).points.streams
+    first, second = gather(body, ours).points.streams
 
     assert first.resource != second.resource
     assert first.identity == second.identity
@@ -209,6 +209,6 @@ def test_decode_refuses_bytes_that_are_no_attributes_where_they_are_asked_for(co
     points = gauge(*[{"asDouble": 1, "timeUnixNano": n, "attributes": used} for n in range(1, count + 1)])
     body = request(points).replace(b"used", b"us\xffd")
 
-    assert decode(body, identities(STRANGE), TimeSpan(0, LATEST)).dropped == {Reason.UNKNOWN_RESOURCE: count}
+    assert gather(body, identities(STRANGE)).dropped == {Reason.UNKNOWN_RESOURCE: count}
     with pytest.raises(DecodeError):
-        decode(body, identities(RULE), TimeSpan(0, LATEST))
+        gather(body, identities(RULE))

@@ -10,7 +10,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Gauge, Metric, NumberData
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from icosfl.bridge.attributes import digest
-from icosfl.bridge.decode import Decoded, TimeSpan, decode
+from icosfl.bridge.decode import Gathered, TimeSpan, gather
 from icosfl.bridge.identities import CACHED_BYTES, CACHED_IDENTITIES, BoundedCache, Identities, Identity
 from icosfl.bridge.rules import Feed, compile_rules
 from support.otlp_requests import NOW, RULES, SCHEMA, field
@@ -154,7 +154,7 @@ def request(number: int) -> bytes:
     return field(1, group.SerializeToString())
 
 
-def facts(decoded: Decoded) -> tuple[object, ...]:
+def facts(decoded: Gathered) -> tuple[object, ...]:
     points = decoded.points
     streams = [points.streams[kind] for kind in points.kinds]
     return points.times.tolist(), points.values.tolist(), streams, decoded.dropped
@@ -166,6 +166,6 @@ def test_threads_that_share_a_cache_that_overflows_read_what_one_reads_alone() -
     shared = Identities(COMPILED, entries=5)
 
     with ThreadPoolExecutor(4) as threads:
-        together = list(threads.map(lambda body: facts(decode(body, shared, span)), requests))
+        together = list(threads.map(lambda body: facts(gather(body, shared).check(span)), requests))
 
-    assert together == [facts(decode(body, Identities(COMPILED), span)) for body in requests]
+    assert together == [facts(gather(body, Identities(COMPILED)).check(span)) for body in requests]
