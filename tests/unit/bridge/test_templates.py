@@ -140,6 +140,48 @@ def test_a_request_that_is_repeated_is_not_parsed_again(monkeypatch: pytest.Monk
         reader.read(load(2.0, state="free").SerializeToString(), NOW)  # as long, but of other streams
 
 
+def changed(request: ExportMetricsServiceRequest, place: int, **fields: float) -> ExportMetricsServiceRequest:
+    """The request with these fields of the point at this place of its order."""
+    other = ExportMetricsServiceRequest()
+    other.CopyFrom(request)
+    for name, value in fields.items():
+        setattr(points_of(other)[place], name, value)
+    return other
+
+
+def backlog(*times: int) -> ExportMetricsServiceRequest:
+    """Points of one stream."""
+    request = load(0.0)
+    data = request.resource_metrics[0].scope_metrics[0].metrics[0].gauge
+    del data.data_points[:]
+    data.data_points.extend(NumberDataPoint(time_unix_nano=time, as_double=n) for n, time in enumerate(times, 1))
+    return request
+
+
+@pytest.mark.parametrize(
+    ("first", "next_ones"),
+    [
+        pytest.param(load(1.0), [changed(load(1.0), 1, as_double=1e306), load(2.0)], id="infinite in the series' unit"),
+        pytest.param(changed(load(1.0), 1, as_double=1e306), [load(2.0)], id="infinite at first"),
+        pytest.param(load(1.0), [changed(load(1.0), 0, as_double=float("nan")), load(2.0)], id="not a number"),
+        pytest.param(changed(load(1.0), 0, as_int=7), [changed(load(1.0), 0, as_int=-(2**62))], id="ints"),
+        pytest.param(backlog(900, 950, 990), [backlog(900, 902, 990), backlog(990, 950, 900)], id="other rows"),
+        pytest.param(backlog(900, 950), [backlog(NOW + 51, NOW + 52), backlog(901, 951)], id="all in the future"),
+    ],
+)
+def test_a_template_gives_way_where_it_does_not_hold(
+    first: ExportMetricsServiceRequest, next_ones: list[ExportMetricsServiceRequest]
+) -> None:
+    body = first.SerializeToString()
+    reader = taught(body)
+    assert_same(read(reader, body), read(new_reader(), body))  # by the template, which has a plan from now on
+
+    for request in next_ones:
+        assert len(request.SerializeToString()) == len(body)
+        for _ in range(2):
+            assert_same(read(reader, request.SerializeToString()), read(new_reader(), request.SerializeToString()))
+
+
 def test_senders_of_requests_of_one_length_are_all_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     states = ["used", "free", "idle"]
     reader = new_reader()
