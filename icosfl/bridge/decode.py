@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
@@ -23,6 +24,7 @@ from icosfl.bridge.rules import Feed, Rule
 from icosfl.bridge.wire import DataView, Kind, ResourceView, view_request
 
 LAST_TIME = 2**63 - 1
+MOST_PARTS = 10_000
 
 _CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
 _UNSUPPORTED: Mapping[Kind, Reason] = {
@@ -72,12 +74,12 @@ def gather(body: bytes, identities: Identities) -> Gathered:
         identities: Knows senders and points by their bytes.
 
     Raises:
-        DecodeError: the bytes are no request.
+        DecodeError: the bytes are no request, or one of more than `MOST_PARTS` resources or scopes.
     """
     gatherer = Gatherer(identities)
     dropped: Counter[Reason] = Counter()
     strangers: list[Attributes] = []
-    for group in view_request(body).resource_metrics:
+    for group in _resources(body):
         resource = b"".join(group.resource)
         sender = identities.sender(resource)
         if sender.rule is not None:
@@ -92,13 +94,21 @@ def parts_of(body: bytes, identities: Identities) -> Iterator[tuple[Sequence[byt
     """The points of a request in their order, as they stand in its bytes, and what they are for; None: for nothing.
 
     Raises:
-        DecodeError: the bytes are no request.
+        DecodeError: the bytes are no request, or one of more than `MOST_PARTS` resources or scopes.
     """
-    for group in view_request(body).resource_metrics:
+    for group in _resources(body):
         rule = identities.sender(b"".join(group.resource)).rule
         for name, kind, data in _metrics(group):
             use = None if rule is None else _use(rule, name, kind, data)
             yield data.data_points, use if isinstance(use, Feed) else None
+
+
+def _resources(body: bytes) -> Sequence[ResourceView]:
+    """The resources of a request, unless there are so many, empty ones maybe, that going through them takes seconds."""
+    groups = view_request(body).resource_metrics
+    if len(groups) > MOST_PARTS or sum(len(group.scope_metrics) for group in groups) > MOST_PARTS:
+        raise DecodeError(f"it has more than {MOST_PARTS} resources, or scopes")
+    return groups
 
 
 def _metrics(group: ResourceView) -> Iterator[tuple[bytes, Kind, DataView]]:

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from icosfl.bridge.attributes import digest
-from icosfl.bridge.decode import Gathered, TimeSpan, gather
+from icosfl.bridge.decode import MOST_PARTS, Gathered, TimeSpan, gather
 from icosfl.bridge.identities import Identities
 from icosfl.bridge.reasons import Reason
 from icosfl.bridge.rules import compile_rules
@@ -212,3 +212,11 @@ def test_decode_refuses_bytes_that_are_no_attributes_where_they_are_asked_for(co
     assert gather(body, identities(STRANGE)).dropped == {Reason.UNKNOWN_RESOURCE: count}
     with pytest.raises(DecodeError):
         gather(body, identities(RULE))
+
+
+@pytest.mark.parametrize("empty", [b"\x0a\x00", b"\x0a\x02\x12\x00"], ids=["resources", "scopes"])
+def test_a_request_of_nothing_but_empty_parts_is_refused_before_they_are_gone_through(empty: bytes) -> None:
+    assert not len(gather(empty * MOST_PARTS, identities(RULE)).points)
+
+    with pytest.raises(DecodeError, match="more than 10000"):
+        gather(empty * (MOST_PARTS + 1), identities(RULE))
