@@ -25,7 +25,7 @@ _STRICT = ConfigDict(extra="forbid")
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Seconds = _Positive
+_Seconds = Annotated[float, Field(gt=0, le=1e9)]
 
 T = TypeVar("T")
 
@@ -184,8 +184,8 @@ class BridgeConfig:
 
     listen: Endpoint
     metrics_listen: Endpoint
-    row_tolerance_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    future_tolerance_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    row_tolerance_seconds: Annotated[float, Field(ge=0, le=86400)]
+    future_tolerance_seconds: Annotated[float, Field(ge=0, le=86400)]
     retry_seconds: _Seconds
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     max_message_bytes: Annotated[int, Field(gt=0)]

@@ -42,7 +42,7 @@ class Batch:
 
 
 class Reader:
-    """How requests are read. Several threads may read at once; they share what is known of senders.
+    """How requests are read. Several threads may read at once; they share what is known of senders and their requests.
 
     Args:
         rules: Which points are kept.
@@ -82,7 +82,8 @@ class Reader:
         """Join points to rows; those of a template by its plan, if that holds for them."""
         if template is None:
             return join(points, self._sources, self._width, self._row_tolerance)
-        joined = template.plan.join(points) if template.plan else None
+        plan = template.plan
+        joined = plan.join(points) if plan is not None else None
         if joined is None:
             joined = join(points, self._sources, self._width, self._row_tolerance)
             template.plan = Plan.of(points, joined)

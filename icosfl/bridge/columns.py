@@ -168,8 +168,10 @@ class Gatherer:
             if layout is not None:
                 fit, times[places], values[places] = layout.read(points)
                 start, end = layout.start, layout.end
-                found = [self._owners[place][point[start:end]] for place, point in zip(chosen, points, strict=True)]
-                kinds[places] = np.where(fit, found, _UNREAD)
+                kinds[places] = [
+                    self._owners[place][point[start:end]] if fits else _UNREAD  # what others have there means nothing
+                    for place, point, fits in zip(chosen, points, fit.tolist(), strict=True)
+                ]
         for place in np.flatnonzero(kinds == _UNREAD).tolist():
             times[place], values[place], kinds[place] = self._read_one(place)
         return Points(times, values, kinds, self._streams)

@@ -2,7 +2,7 @@
 
 The points' times and values have eight bytes each in every encoding. So a request that differs from an earlier one in
 these bytes only has the same points of the same streams, and its times and values lie where they lay. Where they lie
-is found once, and proved: the parser must see other times and values there when they are changed, and nothing else.
+is found once, and tried: the parser must see other times and values there when they are changed, and nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ _TEMPLATES = 256
 _BYTES = 16 << 20
 _OF_A_LENGTH = 4
 
-# Requests of one length that are parsed before the next one is learned; twice as many each time that was in vain.
+# What a template keeps of a point (its places, its plan), and of a stream; about, and rather too much.
+_POINT_BYTES = 120
+_STREAM_BYTES = 250
+
+# Requests of one length that are parsed before one is learned; twice as many each time that the last was of no use.
 _PATIENCE = 3
 _LENGTHS = 10_000
 
@@ -55,22 +59,26 @@ class Template:
     """One such request.
 
     Attributes:
+        content: The bytes of the one that was learned.
         plan: How its last points made rows, for the next that come at the same distances in time.
+        was_used: Whether it was of use.
     """
 
     def __init__(self, body: bytes, wanted: _Fields, others: _Fields, gathered: Gathered) -> None:
-        self._content = np.frombuffer(body, np.uint8)
+        self.content = np.frombuffer(body, np.uint8)
         self._fixed = np.ones(len(body), np.bool_)
         for places in (wanted.times, wanted.values, others.times, others.values):
             self._fixed[(places[:, np.newaxis] + _EIGHT).ravel()] = False
         self._wanted = wanted
         self._gathered = gathered
-        self.size = 2 * len(body) + 24 * len(wanted.times)
+        points, streams = len(gathered.points), len(gathered.points.streams)
+        self.size = 2 * len(body) + _POINT_BYTES * points + _STREAM_BYTES * streams
         self.plan: Plan | None = None
+        self.was_used = False
 
     def fits(self, content: _Bytes) -> bool:
         """Whether a request of the same length differs in times and values only."""
-        return not ((content != self._content) & self._fixed).any()
+        return not ((content != self.content) & self._fixed).any()
 
     def gather(self, body: bytes) -> Gathered:
         """The points of a request that fits."""
@@ -96,7 +104,7 @@ class Templates:
 
     @property
     def size(self) -> int:
-        """How many bytes the templates take."""
+        """How many bytes the templates take, about."""
         return self._size
 
     def gather(self, body: bytes) -> tuple[Gathered, Template | None]:
@@ -109,6 +117,7 @@ class Templates:
             content = np.frombuffer(body, np.uint8)
             for template in candidates:
                 if template.fits(content):
+                    template.was_used = True
                     return template.gather(body), template
         gathered = gather(body, self._identities)
         if len(gathered.points) and self._is_time_to_learn(len(body)):
@@ -129,6 +138,11 @@ class Templates:
         if template.size > _BYTES:
             return
         with self._lock:
+            others = self._found.get(length, ())
+            if any(other.fits(template.content) for other in others):
+                return  # another thread was faster
+            if all(other.was_used for other in others):
+                self._missed.pop(length, None)
             if self._count >= _TEMPLATES or self._size + template.size > _BYTES:
                 self._found.clear()
                 self._count = self._size = 0
@@ -159,7 +173,7 @@ def _places(body: bytes, identities: Identities, *, wanted: bool) -> Iterator[tu
     place = 0
     for points, feed in parts_of(body, identities):
         for point in points:
-            place = body.find(point, place)
+            place = _find(body, point, place)
             if (feed is not None) is wanted:
                 layout = Layout.of(point)
                 if layout is not None:
@@ -168,6 +182,16 @@ def _places(body: bytes, identities: Identities, *, wanted: bool) -> Iterator[tu
                 elif wanted:
                     yield None
             place += len(point)
+
+
+def _find(body: bytes, point: bytes, start: int) -> int:
+    """Where a point stands: after the byte that says what it is, and its length."""
+    length, head = len(point), b"\x0a"
+    while length > 127:
+        head += bytes([length & 127 | 128])
+        length >>= 7
+    head += bytes([length])
+    return body.index(head + point, start) + len(head)
 
 
 def _fields(places: Iterator[tuple[int, int, bool] | None]) -> _Fields | None:

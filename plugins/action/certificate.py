@@ -54,11 +54,11 @@ class ActionModule(ActionBase):
             return self._answer(True, CERTIFICATE_LATER, later, dict.fromkeys(later, "there is no CA yet"))
         if made:
             trusted = authority.open_authority(directory, given["authority"], now, self._read).certificate
-        self._forget(given, given["services"])
+        forgotten = bool(self._forget(given, given["services"])["changed"])
         certificates, reasons = {}, {}
         for service in given["services"]:
             certificates[service], reasons[service] = self._certificate(given, service, trusted, now)
-        return self._answer(made or any(reasons.values()), trusted, certificates, reasons)
+        return self._answer(made or forgotten or any(reasons.values()), trusted, certificates, reasons)
 
     def _certificate(self, given: dict[str, Any], service: str, trusted: str, now: datetime) -> tuple[str, str]:
         """The certificate that a service shall have, and why it was signed; "" when the present one will do."""

@@ -113,3 +113,14 @@ def test_reading_the_same_again_leaves_nothing_behind() -> None:
         tracemalloc.stop()
 
     assert after - before < 20_000
+
+
+def test_a_point_that_begins_otherwise_is_not_cut_where_the_others_are() -> None:
+    text = b":/" + b"w" * ord("/")  # an attribute would stand there, of such a length, and make no sense
+    odd = at(NOW) + of(1.5) + field(7, b"\x0a\x01k" + field(2, field(1, text)))
+    plain = at(5, START) + at(NOW - 10) + of(2.5)
+    alike = plain + field(7, field(1, b"z" * (len(odd) - len(plain) - 4)))
+    assert len(odd) == len(alike)
+    assert odd[27:28] == b":"
+
+    check(new_reader(), request([alike] * 8 + [odd]))

@@ -16,7 +16,7 @@ from icosfl.bridge.batch import Batch, Reader
 from icosfl.bridge.decode import gather
 from icosfl.bridge.identities import Identities
 from icosfl.bridge.rules import compile_rules
-from icosfl.bridge.templates import Templates
+from icosfl.bridge.templates import Templates, learn
 from support.otlp_requests import FUTURE, NOW, RULES, SCHEMA, amounts, field, requests, times
 
 COMPILED = compile_rules(RULES, SCHEMA)
@@ -195,8 +195,34 @@ def test_senders_of_requests_of_one_length_are_all_remembered(monkeypatch: pytes
     assert found == [2, 1, 1]
 
 
+def test_a_sender_that_starts_again_and_again_is_soon_known_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = new_reader()
+    for start in range(1, 12):
+        request = load(1.0)
+        for point in points_of(request):
+            point.start_time_unix_nano = start
+        for _ in range(4):
+            reader.read(request.SerializeToString(), NOW)
+    monkeypatch.setattr(templates, "gather", None)
+
+    assert reader.read(request.SerializeToString(), NOW).stored == 2
+
+
+def test_a_sender_that_never_sends_the_same_is_learned_more_and_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned = []
+    monkeypatch.setattr(templates, "learn", lambda *found: learned.append(learn(*found)) or learned[-1])
+    reader = new_reader()
+
+    for number in range(100):
+        request = load(1.0)
+        points_of(request)[0].start_time_unix_nano = number
+        reader.read(request.SerializeToString(), NOW)
+
+    assert 2 <= len(learned) <= 8
+
+
 def test_templates_take_a_bounded_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templates, "_BYTES", 10_000)
+    monkeypatch.setattr(templates, "_BYTES", 20_000)
     known = Templates(Identities(COMPILED))
     largest = 0
     for number in range(300):
@@ -205,7 +231,7 @@ def test_templates_take_a_bounded_room(monkeypatch: pytest.MonkeyPatch) -> None:
             known.gather(body)
         largest = max(largest, known.size)
 
-    assert 5_000 < largest <= 10_000
+    assert 10_000 < largest <= 20_000
 
 
 def test_threads_that_read_the_same_requests_at_once_read_what_one_reads() -> None:
