@@ -4,7 +4,8 @@
 
 The bridge, and the object store with it, run on one core, four senders on the others. A processor second is one of the
 servers' processes, until the last acknowledged row has reached the store. Every acknowledged request's rows are on the
-disk before (spool, fsync always). `--only memory scrape` runs the rows of which each word is a part. Read the ratios.
+disk before (spool, fsync always). Senders repeat themselves: their requests differ in times and values, and the bridge
+knows them after the first few; those of `unsteady` ones differ in other bytes, too, and are parsed. `--only memory scrape` runs the rows of which each word is a part. Read the ratios.
 """
 
 from __future__ import annotations
@@ -196,11 +197,12 @@ def _wrong_in_window(store: StoreConfig, kind: Kind, requests: int) -> str:
 def run(bench: Bench, only: list[str]) -> tuple[list[Result], dict[str, float]]:
     """All rows whose names hold each of these words."""
     kinds = [bodies.batch(SMALL), bodies.batch(LARGE)]
+    unsteady = [bodies.batch(SMALL, unsteady=True), bodies.batch(LARGE, unsteady=True)]
     rows: list[tuple[str, Kind, Callable[[str, Kind], Result]]] = [
         *(
             (f"bridge, {store}", kind, partial(bench.bridge, store))
             for store in ("memory", "dataClay")
-            for kind in (*kinds, bodies.scrape())
+            for kind in (*kinds, bodies.scrape(), *unsteady)
         ),
         *(("naive", kind, partial(bench.script, "naive.py", str(SERIES))) for kind in kinds),
         *(("gRPC alone", kind, partial(bench.script, "limits.py", "")) for kind in kinds),

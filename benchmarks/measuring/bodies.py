@@ -28,7 +28,7 @@ SERIES = 100
 _SERVICE = "bench"
 _STREAMS = 10
 _MARK = 0x5A5A_0000_0000_0000
-_TIME, _DOUBLE = 0x19, 0x21
+_START, _TIME, _DOUBLE = 0x11, 0x19, 0x21
 _PROCESSES = 99
 
 
@@ -44,6 +44,7 @@ class Kind:
         wanted: How many of them are stored.
         series: The columns of the store.
         rules: What becomes of its points.
+        unsteady: Whether the counters' start times, too, are others in each request, so that none is like another.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Kind:
     wanted: int
     series: tuple[SeriesConfig, ...]
     rules: tuple[RuleConfig, ...]
+    unsteady: bool = False
 
     @cached_property
     def _template(self) -> tuple[NDArray[np.uint8], NDArray[np.intp], NDArray[np.int64]]:
@@ -83,10 +85,13 @@ class Kind:
         now = rows + row
         data[places] = (FIRST_TIME + now * PERIOD).view(np.uint8).reshape(-1, 8)
         data[places + 9] = (now + columns).view(np.uint8).reshape(-1, 8)
+        if self.unsteady:
+            counters = data[places[:, 0] - 10] == _START
+            data[places[counters] - 9] = (FIRST_TIME - now[counters]).view(np.uint8).reshape(-1, 8)
         return data.tobytes()
 
 
-def batch(points: int, series: int = SERIES) -> Kind:
+def batch(points: int, series: int = SERIES, *, unsteady: bool = False) -> Kind:
     """A batch of so many points with three attributes each, all of them wanted, of so many series.
 
     It is what a collector makes of several scrapes: each keeps its own resource, and has ten points in each metric.
@@ -108,7 +113,8 @@ def batch(points: int, series: int = SERIES) -> Kind:
             counter = number // _STREAMS % 2 == 1
             _point(metric, row, number, attributes, start=FIRST_TIME - PERIOD if counter else 0)
     return Kind(
-        name=f"{points:,} points",
+        name=f"{points:,} points{', unsteady' if unsteady else ''}",
+        unsteady=unsteady,
         request=request.SerializeToString(),
         rows=rows,
         points=rows * series,

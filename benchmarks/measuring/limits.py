@@ -1,4 +1,4 @@
-"""What no bridge in Python can beat: protobuf's decoding alone, and gRPC's answering alone.
+"""What a bridge is measured against: protobuf's decoding alone, and gRPC's answering alone.
 
 python benchmarks/measuring/limits.py PORT
 """
