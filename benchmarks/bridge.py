@@ -5,7 +5,8 @@
 The bridge, and the object store with it, run on one core, four senders on the others. A processor second is one of the
 servers' processes, until the last acknowledged row has reached the store. Every acknowledged request's rows are on the
 disk before (spool, fsync always). Senders repeat themselves: their requests differ in times and values, and the bridge
-knows them after the first few; those of `unsteady` ones differ in other bytes, too, and are parsed. `--only memory scrape` runs the rows of which each word is a part. Read the ratios.
+knows them after the first few; those of `unsteady` ones differ in other bytes, too, and are parsed.
+`--only memory scrape` runs the rows of which each word is a part. Read the ratios.
 """
 
 from __future__ import annotations
