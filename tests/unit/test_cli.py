@@ -18,6 +18,7 @@ from icosfl.fleet.authority import open_authority
 from icosfl.fleet.image_manifest import ImageManifest, dump
 from icosfl.fleet.inventory import Host
 from icosfl.fleet.outlook import Outlook
+from icosfl.fleet.vault import PASSWORD_FILE
 
 PROJECT = Path(__file__).parents[2]
 HOSTS = """
@@ -66,6 +67,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     variables.parent.mkdir(parents=True)
     variables.write_text(VARIABLES, encoding="utf-8")
     (tmp_path / "inventories" / "lab" / "hosts.yml").write_text(HOSTS, encoding="utf-8")
+    monkeypatch.setenv(PASSWORD_FILE, "")  # so that what a command sets is gone after the test
+    monkeypatch.delenv(PASSWORD_FILE)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

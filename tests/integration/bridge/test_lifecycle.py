@@ -223,6 +223,7 @@ def test_what_comes_while_the_bridge_looks_at_its_store_is_handed_over_before_it
     with grpc.insecure_channel(str(bridge.listens)) as channel, ThreadPoolExecutor(1) as stopping:
         assert MetricsServiceStub(channel).Export(OLD, timeout=5) == ExportMetricsServiceResponse()
         health = HealthStub(channel).Watch(HealthCheckRequest(), timeout=10)
+        assert next(health).status == SERVING  # it watches: one that comes later would be turned away
         stopped = stopping.submit(bridge.stop)
         assert any(answer.status == NOT_SERVING for answer in health)
         health.cancel()
