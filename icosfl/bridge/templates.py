@@ -165,7 +165,8 @@ def learn(body: bytes, gathered: Gathered, identities: Identities) -> Template |
     if wanted is None or others is None or len(wanted.times) != len(gathered.points):
         return None
     template = Template(body, wanted, others, gathered)
-    return template if _is_right(body, template, wanted, others, identities) else None
+    right = _is_same(gathered, template.gather(body)) and _is_right(body, template, wanted, others, identities)
+    return template if right else None
 
 
 def _places(body: bytes, identities: Identities, *, wanted: bool) -> Iterator[tuple[int, int, bool] | None]:
@@ -203,17 +204,16 @@ def _fields(places: Iterator[tuple[int, int, bool] | None]) -> _Fields | None:
 
 
 def _is_right(body: bytes, template: Template, wanted: _Fields, others: _Fields, identities: Identities) -> bool:
-    """Whether the parser, too, sees what the template sees, of this request and with other times and values."""
+    """Whether the parser, too, sees what the template sees, with other times and values in the request."""
     changed = np.frombuffer(body, np.uint8).copy()
     for fields in (wanted, others):
         number = np.arange(1, len(fields.times) + 1)
         bits = np.where(fields.doubles, (number + 0.5).view(np.uint64), number.astype(np.uint64))
         for places, words in ((fields.times, number.astype(np.uint64)), (fields.values, bits)):
             changed[places[:, np.newaxis] + _EIGHT] = words.astype("<u8").view(np.uint8).reshape(-1, 8)
+    other = changed.tobytes()
     try:
-        return all(
-            _is_same(gather(request, identities), template.gather(request)) for request in (body, changed.tobytes())
-        )
+        return _is_same(gather(other, identities), template.gather(other))
     except DecodeError:
         return False
 
