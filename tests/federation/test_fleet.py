@@ -175,9 +175,9 @@ def test_one_command_deploys_a_fleet_whose_services_all_work(fleet: Fleet) -> No
     result = fleet.icosfl("up")
 
     assert result, "up says what it did"
-    hosts = fleet.hosts()
-    assert set(hosts) == set(HOSTS)
-    assert {name: host["condition"] for name, host in hosts.items()} == dict.fromkeys(HOSTS, "green")
+    green = dict.fromkeys(HOSTS, "green")
+    # Nobody helps them; a look at a busy machine may find one that is slow to answer.
+    wait_until(lambda: {name: host["condition"] for name, host in fleet.hosts().items()} == green, 30)
 
 
 def test_a_second_run_changes_nothing(fleet: Fleet) -> None:
@@ -239,6 +239,7 @@ def test_a_federated_run_gives_every_node_the_same_model_and_forecasts(fleet: Fl
 @pytest.mark.parametrize("targets", KILLED_TOGETHER.values(), ids=KILLED_TOGETHER)
 def test_killed_services_come_back_green_with_their_rows(fleet: Fleet, targets: list[tuple[str, str]]) -> None:
     before = pids(fleet.hosts())
+    wait_until(lambda: all(stored_rows(fleet, host) for host in HOSTS), 30)
     rows = {host: stored_rows(fleet, host) for host in HOSTS}
 
     for target in targets:
@@ -374,15 +375,22 @@ def last_document(text: str) -> Any:
 
 
 def stored_rows(fleet: Fleet, host: str) -> int:
-    """How many rows a node's forecast service finds in its store."""
-    return int(httpx.get(f"http://127.0.0.1:{fleet.port(host, 'forecast')}/readyz").json()["store"]["rows"])
+    """How many rows a node's forecast service finds in its store; none while it, or the store, does not answer."""
+    try:
+        found = httpx.get(f"http://127.0.0.1:{fleet.port(host, 'forecast')}/readyz").json()["store"]
+    except httpx.TransportError:
+        return 0
+    return int(found["rows"]) if found else 0
 
 
 def forecast(fleet: Fleet, host: str) -> dict[str, Any]:
     """A node's forecasts, from its endpoint, once it has them."""
     url = f"http://127.0.0.1:{fleet.port(host, 'forecast')}/v1/forecast"
-    wait_until(lambda: httpx.get(url).status_code == 200, 30)
-    return dict(httpx.get(url).json())
+    deadline = time.monotonic() + 30
+    while (answer := httpx.get(url)).status_code != 200:
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.3)
+    return dict(answer.json())
 
 
 def pids(hosts: dict[str, dict[str, Any]]) -> dict[tuple[str, str], int]:

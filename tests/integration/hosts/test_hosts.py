@@ -32,8 +32,8 @@ def unit(fleet: HostFleet, host: str, *words: str) -> int:
 
 
 def answers(address: str, port: int) -> bool:
-    """Whether somebody listens there, or begins to within ten seconds."""
-    deadline = time.monotonic() + 10
+    """Whether somebody listens there, or begins to within a minute."""
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with socket.socket() as connection:
             if connection.connect_ex((address, port)) == 0:
