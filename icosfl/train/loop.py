@@ -1,4 +1,4 @@
-"""Fitting a model to a node's windows, and forecasting with it, in real units outside and scaled within."""
+"""Fitting a model to a node's windows, and forecasting with it: real units outside, each window's own within."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from icosfl.errors import NotReady, RunFailed, SchemaMismatch
-from icosfl.process.scale import Scaler
 from icosfl.process.windows import Windows
 from icosfl.schema import Values
-from icosfl.train.model import FLAT, Forecaster
+from icosfl.train.linear import Linear
+from icosfl.train.model import Forecaster, look
+from icosfl.train.shape import QUANTILES
 
-# Scaled distances from a window's last value are cut off here, so that one wild value cannot overflow.
-LARGEST_SCALED = 1e6
 LARGEST_GRADIENT = 1.0
 BATCH = 1024
 
@@ -30,22 +29,22 @@ class FitReport:
 
     Args:
         examples: Windows trained on.
-        epochs: Passes over them.
-        loss_first: Mean loss of the first epoch, while learning; 1 is the loss of persistence.
-        loss_last: Mean loss of the last epoch, while learning.
+        loss: Mean loss of the last epoch, while learning.
         seconds: How long it took.
     """
 
     examples: int
-    epochs: int
-    loss_first: float
-    loss_last: float
+    loss: float
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Tensors:
-    inputs: Tensor
+class _Examples:
+    """What is learned from: what the model sees of each window, the targets in the same terms, and what each counts."""
+
+    steps: Tensor
+    expected: Tensor
+    flatness: Tensor
     targets: Tensor
     weights: Tensor
 
@@ -53,53 +52,58 @@ class _Tensors:
 def fit(  # noqa: PLR0913 (each is one plain setting)
     model: Forecaster,
     windows: Windows,
-    scaler: Scaler,
+    linear: Linear,
     *,
     epochs: int,
     learning_rate: float,
     batch_size: int,
     seed: int,
 ) -> FitReport:
-    """Train the model in place on windows in real units.
+    """Train the model in place on windows in real units, above the node's linear part.
 
-    The loss is the squared error divided by that of persistence on the same windows, averaged over the series and
-    horizons that have targets: each counts the same, whatever its unit and however far ahead. A missing target takes
-    no part. The same seed, data and weights give the same result; one thread is used.
+    The loss is the pinball loss of the quantiles (Koenker and Bassett 1978), summed over them, in units of the linear
+    part's usual error and averaged over the series and horizons that have targets: each counts the same, whatever its
+    unit and however far ahead. A missing target takes no part. The same seed, data and weights give the same result;
+    one thread is used.
 
     Raises:
-        NotReady: no window has a target.
-        SchemaMismatch: model, windows and scaler are of different shapes.
+        NotReady: there is no window, or none has a target to learn from.
+        SchemaMismatch: model, windows and linear part are of different shapes.
         RunFailed: the loss or a weight is not finite any more.
     """
-    check_fit(model, windows, scaler)
+    check_fit(model, windows, linear)
     started = time.monotonic()
     with one_thread():
-        data = _tensors(windows, scaler)
+        data = _examples(windows, linear)
         optimiser = _Adam(list(model.parameters()), learning_rate)
         order = torch.Generator().manual_seed(seed)
         losses = [_epoch(model, data, optimiser, batch_size, order) for _ in range(epochs)]
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
         raise _diverged("a weight")
-    return FitReport(len(windows), epochs, losses[0], losses[-1], time.monotonic() - started)
+    return FitReport(len(windows), losses[-1], time.monotonic() - started)
 
 
-def predict(model: Forecaster, scaler: Scaler, inputs: Values) -> Values:
-    """Forecast from inputs [n, window, k] in real units to values [n, h, k] in real units.
+def predict(model: Forecaster, linear: Linear | None, inputs: Values) -> Values:
+    """Forecast quantiles [n, h, k, 3], ascending, from inputs [n, window, k], both in real units.
 
-    A series that is absent from a window, or unknown to the scaler, is absent (NaN) from its forecast.
+    A series that is absent from a window, or that the linear part cannot forecast, is absent (NaN).
+
+    Args:
+        model: The global model.
+        linear: The node's own linear part; None: the model's common one.
+        inputs: The windows.
 
     Raises:
-        SchemaMismatch: model, scaler and inputs are of different shapes.
+        SchemaMismatch: model, linear part and inputs are of different shapes.
     """
-    _check_inputs(model, scaler, inputs)
-    outputs = np.empty((len(inputs), model.shape.horizons, model.shape.series))
+    own = model.common_part if linear is None else linear
+    _check_shapes(model, own, inputs)
+    outputs = np.empty((len(inputs), model.shape.horizons, model.shape.series, len(QUANTILES)))
     with one_thread(), torch.inference_mode():
         for part in _parts(len(inputs)):
-            last = scaler.transform(inputs[part, -1:, :])
-            steps = _from_last(scaler, inputs[part], last)
-            absent = np.isnan(steps).any(axis=1, keepdims=True)
-            outputs[part] = np.where(absent, np.nan, last + model(_tensor(steps)).numpy())
-    return scaler.inverse(outputs)
+            view = look(inputs[part], own)
+            outputs[part] = view.back(model(view.steps, view.expected, view.flatness).numpy())
+    return outputs
 
 
 @contextmanager
@@ -151,82 +155,74 @@ class _Adam:
             parameter.grad = None
 
 
-def _epoch(model: Forecaster, data: _Tensors, optimiser: _Adam, batch_size: int, order: torch.Generator) -> float:
+def _epoch(model: Forecaster, data: _Examples, optimiser: _Adam, batch_size: int, order: torch.Generator) -> float:
     """One pass in a new order; returns the mean loss over the windows."""
     total = 0.0
-    for batch in torch.split(torch.randperm(len(data.inputs), generator=order), batch_size):
-        loss = _loss(model(data.inputs[batch]), data.targets[batch], data.weights[batch])
+    for batch in torch.split(torch.randperm(len(data.steps), generator=order), batch_size):
+        quantiles = model(data.steps[batch], data.expected[batch], data.flatness[batch])
+        loss = _pinball(data.targets[batch].unsqueeze(-1) - quantiles, data.weights[batch])
         if not bool(torch.isfinite(loss)):
             raise _diverged("the loss")
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         total += float(loss.detach()) * len(batch)
-    return total / len(data.inputs)
+    return total / len(data.steps)
 
 
 def _diverged(what: str) -> RunFailed:
     return RunFailed(f"training diverged: {what} is not finite", cure="lower learning-rate")
 
 
-def _loss(forecasts: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    return ((forecasts - targets).square() * weights).sum(dim=(1, 2)).mean()
+def _pinball(errors: Tensor, weights: Tensor) -> Tensor:
+    """Mean over windows of the weighted pinball loss of errors [b, h, k, 3], weights [b, h, k]."""
+    shares = torch.tensor(QUANTILES)
+    losses = torch.maximum(shares * errors, (shares - 1) * errors).sum(dim=-1)
+    return (losses * weights).sum(dim=(1, 2)).mean()
 
 
-def _tensors(windows: Windows, scaler: Scaler) -> _Tensors:
-    """Inputs and targets without NaN, and weights: 0 where a target is missing, else 1 / the error of persistence."""
-    last = scaler.transform(windows.inputs[:, -1:, :])
-    targets = _from_last(scaler, windows.targets, last)
-    squares = targets**2
-    told = np.isfinite(squares)
-    if not bool(told.any()):
-        raise NotReady("no window has a target to learn from")
-    count = np.maximum(told.sum(axis=0), 1)
-    persistence = np.where(told, squares, 0.0).sum(axis=0) / count
-    learnable = persistence > FLAT**2
-    share = len(windows) / (count * max(int(learnable.sum()), 1))
-    weights = np.where(told & learnable, share / np.where(learnable, persistence, 1.0), 0.0)
-    inputs = torch.empty(windows.inputs.shape, dtype=torch.float32)
-    for part in _parts(len(windows)):
-        inputs[part] = _tensor(_from_last(scaler, windows.inputs[part], last[part]))
-    return _Tensors(inputs, _tensor(targets), _tensor(weights))
+def _examples(windows: Windows, linear: Linear) -> _Examples:
+    """Inputs and targets without NaN, and weights: 0 for a target that is missing, or that never leaves an error."""
+    told = np.isfinite(windows.targets) & linear.fitted
+    count = told.sum(axis=0)
+    learnable = (count > 0) & (np.nan_to_num(linear.noise.T) > 0)
+    if not bool(learnable.any()):
+        raise NotReady("no window has a target to learn from: every series is constant, or absent")
+    share = len(windows) / (np.maximum(count, 1) * int(learnable.sum()))
+    view = look(windows.inputs, linear)
+    noise = np.where(learnable, linear.noise.T, 1.0)
+    weights = np.where(told & learnable, share * view.spread / noise, 0.0)
+    targets = np.nan_to_num((windows.targets - view.centre) / view.spread)
+    return _Examples(view.steps, view.expected, view.flatness, _tensor(targets), _tensor(weights))
 
 
 def _parts(count: int) -> Iterator[slice]:
-    """Parts of `count` windows that are scaled or forecast at a time, so that memory stays small."""
+    """Parts of `count` windows that are forecast at a time, so that memory stays small."""
     return (slice(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
 
 
-def _from_last(scaler: Scaler, values: Values, last: Values) -> Values:
-    """Scaled values less the scaled last one of their window.
-
-    The model looks at nothing else, and so neither float32 nor the limit touches a series that moves little beside
-    its size, or that was still when the scaler was made.
-    """
-    with np.errstate(invalid="ignore"):
-        return np.clip(scaler.transform(values) - last, -LARGEST_SCALED, LARGEST_SCALED)
-
-
 def _tensor(values: Values) -> Tensor:
-    return torch.from_numpy(np.nan_to_num(values, nan=0.0).astype(np.float32))
+    return torch.from_numpy(values.astype(np.float32))
 
 
-def check_fit(model: Forecaster, windows: Windows, scaler: Scaler) -> None:
-    """Make sure that a model, windows and a scaler belong together.
+def check_fit(model: Forecaster, windows: Windows, linear: Linear) -> None:
+    """Make sure that a model, windows and a linear part belong together.
 
     Raises:
         NotReady: there is no window.
         SchemaMismatch: they are of different shapes.
     """
-    _check_inputs(model, scaler, windows.inputs)
+    _check_shapes(model, linear, windows.inputs)
     if len(windows) == 0:
         raise NotReady("there is no window to train on")
     if len(windows.horizons) != model.shape.horizons:
         raise SchemaMismatch(f"a model of {model.shape.horizons} horizons cannot learn {len(windows.horizons)}")
 
 
-def _check_inputs(model: Forecaster, scaler: Scaler, inputs: Values) -> None:
-    if inputs.ndim != 3 or inputs.shape[2] != model.shape.series or len(scaler) != model.shape.series:
+def _check_shapes(model: Forecaster, linear: Linear, inputs: Values) -> None:
+    shape = model.shape
+    wanted = (shape.series, shape.window, shape.horizons)
+    if inputs.ndim != 3 or inputs.shape[1:] != (shape.window, shape.series) or linear.weights.shape != wanted:
         raise SchemaMismatch(
-            f"a model of {model.shape.series} series cannot take inputs of shape {inputs.shape} and a scaler of "
-            f"{len(scaler)}"
+            f"a model of {shape.series} series, {shape.window} steps and {shape.horizons} horizons cannot take inputs "
+            f"of shape {inputs.shape} and a linear part of shape {linear.weights.shape}"
         )

@@ -1,48 +1,121 @@
-"""The model: an LSTM over the steps of time that forecasts all series at all horizons at once."""
+"""The forecaster: each node's own linear part, and one network for all nodes that forecasts what that part leaves.
+
+Nodes are unlike in size, load and rhythm. What is linear in a node's series is fitted on the node in closed form
+(`icosfl.train.linear`) and stays there. The network, whose weights travel, sees each window less its mean and in its
+own spread (instance normalisation, after Kim et al. 2022), together with what the linear part forecasts of it, and says
+in that spread how far above or below the outcome lies: as quantiles, so that it also says how sure it is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
-from icosfl.train.shape import Array, ModelShape, check_arrays
+from icosfl.errors import SchemaMismatch
+from icosfl.schema import Values
+from icosfl.train.linear import Linear
+from icosfl.train.shape import COMMON, LSTM, QUANTILES, Array, ModelShape, check_arrays
 
-__all__ = ["Forecaster", "ModelShape", "build", "load_arrays", "to_arrays"]
+__all__ = ["Forecaster", "ModelShape", "View", "build", "load_arrays", "look", "to_arrays"]
 
-# Spread of a window, in standard deviations of its series over the fleet, below which it counts as flat.
-FLAT = 1e-5
+# How much of the linear part's usual error counts as spread in a window that hardly moves.
+NOISE_SHARE = 0.25
+
+# A window's spread in units of the usual error is told as a logarithm; no window counts as flatter than this.
+FLATTEST = 1e-2
+
+# Beyond this many spreads from its mean no value of a window is told apart.
+LARGEST = 1e6
+
+# What a fresh model adds above and takes away below: the half width, in spreads, before the softplus.
+FRESH_WIDTH = 0.5
 
 
 class Forecaster(nn.Module):
-    """Forecasts the change of each series from its last value.
+    """Forecasts quantiles of all series at all horizons.
 
-    Takes scaled windows [b, window, k] without NaN, returns scaled forecasts [b, h, k]. The LSTM sees each window
-    relative to its own mean and spread, and its output is in that spread (reversible instance normalisation, Kim et
-    al. 2022): nodes of different size and load look alike to the shared weights. So the scaler decides no more than
-    what counts as flat (`FLAT`). A fresh model forecasts no change: it starts as persistence.
+    Takes what `look` makes of windows, and returns the quantiles [b, h, k, 3] in the windows' spreads, less their
+    means; they never cross. A fresh model forecasts what the linear part does.
     """
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.shape = shape
-        self.lstm = nn.LSTM(shape.series, shape.hidden, shape.layers, batch_first=True)
-        self.head = nn.Linear(shape.hidden, shape.horizons * shape.series)
+        self.register_buffer(COMMON, torch.zeros(shape.series, shape.window, shape.horizons))
+        kind = nn.LSTM if shape.network == LSTM else nn.GRU
+        self.network = kind(shape.series, shape.hidden, shape.layers, batch_first=True)
+        told = shape.horizons * shape.series
+        self.head = nn.Linear(shape.hidden + told + shape.series, told * len(QUANTILES))
         nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        fresh = torch.tensor([FRESH_WIDTH, 0.0, FRESH_WIDTH])
+        with torch.no_grad():
+            self.head.bias.copy_(fresh.repeat(told))
 
-    def forward(self, windows: Tensor) -> Tensor:
-        """Forecast scaled values [b, h, k] from scaled windows [b, window, k]."""
-        last = windows[:, -1:, :]
-        centred = windows - windows.mean(dim=1, keepdim=True)
-        spread = (centred.square().mean(dim=1, keepdim=True) + FLAT**2).sqrt()
-        states, _ = self.lstm(centred / spread)
-        change = self.head(states[:, -1]).view(-1, self.shape.horizons, self.shape.series)
-        return cast(Tensor, last + change * spread)
+    def forward(self, steps: Tensor, expected: Tensor, flatness: Tensor) -> Tensor:
+        """Quantiles [b, h, k, 3] from `View.steps`, `View.expected` and `View.flatness`."""
+        states, _ = self.network(torch.asinh(steps))
+        seen = torch.cat([states[:, -1], torch.asinh(expected).flatten(1), flatness], dim=1)
+        below, middle, above = self.head(seen).view(*expected.shape, len(QUANTILES)).unbind(-1)
+        middle = expected + middle
+        quantiles = (middle - functional.softplus(below), middle, middle + functional.softplus(above))
+        return cast(Tensor, torch.stack(quantiles, dim=-1))
+
+    @property
+    def common_part(self) -> Linear:
+        """The linear part for a node that cannot fit its own yet: the mean of the others'."""
+        weights = self.get_buffer(COMMON).numpy().astype(np.float64)
+        nothing = np.zeros((self.shape.series, self.shape.horizons))
+        return Linear(weights, nothing, nothing)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What a model sees of windows, without a unit, and how to bring its forecasts back to real ones.
+
+    Args:
+        steps: Each window less its mean, in its spread; 0 for an absent series; float32, shape [n, window, k].
+        expected: The linear part's forecasts in the same terms, shape [n, h, k].
+        flatness: Logarithm of the spread in units of the linear part's usual error, shape [n, k].
+        centre: The windows' means in real units, NaN for an absent series, shape [n, 1, k].
+        spread: In real units, positive, shape [n, 1, k].
+    """
+
+    steps: Tensor
+    expected: Tensor
+    flatness: Tensor
+    centre: Values
+    spread: Values
+
+    def back(self, scaled: Values) -> Values:
+        """Bring the model's quantiles [n, h, k, 3] to real units; NaN for an absent series."""
+        return self.centre[..., None] + scaled * self.spread[..., None]
+
+
+def look(inputs: Values, linear: Linear) -> View:
+    """What a model sees of windows [n, window, k] in real units.
+
+    A series that is absent from a window, or that the linear part cannot forecast, is absent.
+
+    Raises:
+        SchemaMismatch: windows and linear part are of different shapes.
+    """
+    expected = linear.predict(inputs)
+    centre = np.where(linear.fitted, inputs.mean(axis=1, keepdims=True), np.nan)
+    steps = inputs - centre
+    moved = np.sqrt((steps**2).mean(axis=1, keepdims=True))
+    noise = np.where(linear.fitted, linear.noise.mean(axis=1), 0.0)
+    floor = np.finfo(np.float32).tiny + np.abs(np.nan_to_num(centre)) * np.finfo(np.float64).eps
+    spread = np.sqrt(np.nan_to_num(moved) ** 2 + (NOISE_SHARE * noise) ** 2 + floor**2)
+    usual = np.where(noise > 0, noise, 1.0)
+    flatness = np.where(noise > 0, np.log(np.nan_to_num(moved)[:, 0] / usual + FLATTEST) / 2, 0.0)
+    return View(_tensor(steps / spread), _tensor((expected - centre) / spread), _tensor(flatness), centre, spread)
 
 
 def build(shape: ModelShape, seed: int) -> Forecaster:
@@ -67,3 +140,20 @@ def load_arrays(model: Forecaster, arrays: Sequence[NDArray[Any]]) -> None:
     names = [name for name, _ in model.shape.arrays()]
     tensors = [torch.from_numpy(np.array(array, np.float32)) for array in arrays]
     model.load_state_dict(dict(zip(names, tensors, strict=True)))
+
+
+def take_common(model: Forecaster, own: Linear) -> None:
+    """Put a node's plain linear part in the place of the common one; a series that it could not fit stays as it was.
+
+    Raises:
+        SchemaMismatch: it is of another shape.
+    """
+    common = model.get_buffer(COMMON)
+    if own.weights.shape != tuple(common.shape):
+        raise SchemaMismatch(f"a linear part of shape {own.weights.shape} does not fit a model of {model.shape}")
+    weights = torch.from_numpy(own.weights.astype(np.float32))
+    common[torch.from_numpy(own.fitted)] = weights[torch.from_numpy(own.fitted)]
+
+
+def _tensor(values: Values) -> Tensor:
+    return torch.from_numpy(np.clip(np.nan_to_num(values), -LARGEST, LARGEST).astype(np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,44 +14,69 @@ from icosfl.errors import SchemaMismatch
 
 Array = NDArray[np.float32]
 
+# The array that is not trained but averaged: see `icosfl.train.model`.
+COMMON = "common"
+
+
+# The shares of all outcomes that lie below the three values of a forecast.
+QUANTILES = (0.1, 0.5, 0.9)
+
+LSTM = "lstm"
+GRU = "gru"
+
+# Gates of each network's cell; each has as many rows of weights as the network is wide.
+NETWORKS = {LSTM: 4, GRU: 3}
+
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
     """What decides the shapes of a model's arrays.
 
     Args:
+        network: Its name in `NETWORKS`.
         series: How many series it sees and forecasts.
         horizons: How many horizons it forecasts.
-        hidden: Width of the LSTM.
-        layers: Layers of the LSTM.
+        window: How many steps it sees.
+        hidden: Width of the network.
+        layers: Layers of the network.
 
     Raises:
-        SchemaMismatch: one of them is not at least 1.
+        SchemaMismatch: the network is not known, or a number is not at least 1.
     """
 
+    network: str
     series: int
     horizons: int
+    window: int
     hidden: int
     layers: int
 
     def __post_init__(self) -> None:
-        if min(self.series, self.horizons, self.hidden, self.layers) < 1:
+        if self.network not in NETWORKS:
+            raise SchemaMismatch(f"{self.network!r} is no network; there are {', '.join(NETWORKS)}")
+        if min(self.series, self.horizons, self.window, self.hidden, self.layers) < 1:
             raise SchemaMismatch(f"a model needs at least one of everything, not {self}")
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has."""
+        return sum(math.prod(dimensions) for _, dimensions in self.arrays())
 
     def arrays(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """Name and shape of each array of the model, in the order in which they travel."""
-        gates = 4 * self.hidden
-        arrays: list[tuple[str, tuple[int, ...]]] = []
+        gates = NETWORKS[self.network] * self.hidden
+        arrays: list[tuple[str, tuple[int, ...]]] = [(COMMON, (self.series, self.window, self.horizons))]
         for layer in range(self.layers):
             width = self.series if layer == 0 else self.hidden
             arrays += [
-                (f"lstm.weight_ih_l{layer}", (gates, width)),
-                (f"lstm.weight_hh_l{layer}", (gates, self.hidden)),
-                (f"lstm.bias_ih_l{layer}", (gates,)),
-                (f"lstm.bias_hh_l{layer}", (gates,)),
+                (f"network.weight_ih_l{layer}", (gates, width)),
+                (f"network.weight_hh_l{layer}", (gates, self.hidden)),
+                (f"network.bias_ih_l{layer}", (gates,)),
+                (f"network.bias_hh_l{layer}", (gates,)),
             ]
-        out = self.horizons * self.series
-        return (*arrays, ("head.weight", (out, self.hidden)), ("head.bias", (out,)))
+        told = self.horizons * self.series
+        seen = self.hidden + told + self.series
+        return (*arrays, ("head.weight", (len(QUANTILES) * told, seen)), ("head.bias", (len(QUANTILES) * told,)))
 
 
 def check_arrays(shape: ModelShape, arrays: Sequence[NDArray[Any]]) -> None:
