@@ -42,14 +42,16 @@ def _load(name: str) -> None:
 def _train() -> None:
     import numpy as np
 
-    from icosfl.process import Scaler, Windows
+    from icosfl.process import Windows
+    from icosfl.train.linear import fit_blend
     from icosfl.train.loop import fit
     from icosfl.train.model import ModelShape, build
 
     # torch loads some of itself only when it is used
-    windows = Windows(np.zeros((2, 4, 1)), np.zeros((2, 1, 1)), np.arange(2), (1,), 1)
-    scaler = Scaler(np.zeros(1), np.ones(1))
-    fit(build(ModelShape(1, 1, 4, 1), 1), windows, scaler, epochs=1, learning_rate=0.1, batch_size=2, seed=1)
+    steps = np.arange(12.0)
+    windows = Windows(steps.reshape(3, 4, 1), np.ones((3, 1, 1)), np.arange(3), (1,), 1)
+    model = build(ModelShape("lstm", 1, 1, 4, 4, 1), 1)
+    fit(model, windows, fit_blend(windows), epochs=1, learning_rate=0.1, batch_size=2, seed=1)
 
 
 if __name__ == "__main__":

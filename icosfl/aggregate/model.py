@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import numpy as np
 
 from icosfl.config import NodeConfig
 from icosfl.errors import CheckpointError, NotReady, SchemaMismatch
-from icosfl.process.scale import Moments, Scaler
 from icosfl.schema import Rows
 from icosfl.train.artifact import Artifact, load_latest, now_utc
 from icosfl.train.messages import Arrays
@@ -31,14 +30,14 @@ class Start:
     fresh_because: str
 
 
-def start(job: Job, moments: Moments, run: str) -> Start:
-    """Go on from the controller's newest model if it fits, with its scaler; else begin with fresh weights.
+def start(job: Job, present: Collection[str], run: str) -> Start:
+    """Go on from the controller's newest model if it fits; else begin with fresh weights.
 
     A model that was taught a larger share of the rows does not fit: it has seen rows that this run measures on.
 
     Args:
         job: The run's settings and series on the controller.
-        moments: Of all members' training rows.
+        present: Series that at least one member has.
         run: The run's id.
 
     Raises:
@@ -48,12 +47,13 @@ def start(job: Job, moments: Moments, run: str) -> Start:
     if latest is not None:
         reason = _misfit(latest, job)
     if latest is None or reason:
-        return Start(_fresh(job, moments.scaler(), run), reason)
+        return Start(_fresh(job, _among(job.names, present), run), reason)
     return Start(
         replace(
             latest,
             train_fraction=job.settings.train_fraction,
-            scaler=completed(latest.scaler, moments.scaler()),
+            season=job.plan.season,
+            taught=_among(job.names, {*latest.taught, *present}),
             run=run,
             round=0,
             nodes=(),
@@ -62,12 +62,6 @@ def start(job: Job, moments: Moments, run: str) -> Start:
         ),
         "",
     )
-
-
-def completed(scaler: Scaler, other: Scaler) -> Scaler:
-    """A scaler, with the series that it does not know taken from another."""
-    unknown = np.isnan(scaler.mean)
-    return Scaler(np.where(unknown, other.mean, scaler.mean), np.where(unknown, other.scale, scaler.scale))
 
 
 def after_round(begun: Artifact, number: int, nodes: Sequence[str], arrays: Arrays) -> Artifact:
@@ -117,17 +111,21 @@ def _misfit(latest: Artifact, job: Job) -> str:
     return reason
 
 
-def _fresh(job: Job, scaler: Scaler, run: str) -> Artifact:
+def _among(names: Sequence[str], some: Collection[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in some)
+
+
+def _fresh(job: Job, taught: tuple[str, ...], run: str) -> Artifact:
     from icosfl.train.model import build, to_arrays
 
     plan = job.plan
     return Artifact(
         schema=job.schema.select(job.names),
         period_seconds=plan.period_seconds,
-        window=plan.window,
         horizons=plan.horizons,
+        season=plan.season,
         train_fraction=job.settings.train_fraction,
-        scaler=scaler,
+        taught=taught,
         shape=job.shape,
         run=run,
         round=0,

@@ -91,7 +91,7 @@ class RoundDone:
         of: How many rounds the run has.
         nodes: Hosts whose updates are in the average.
         left_out: Hosts whose updates are not, or not all that they sent.
-        loss: Mean loss of the nodes' last epochs, weighted by examples; 1 is the loss of persistence.
+        loss: Mean loss of the nodes' last epochs, weighted by examples; see `icosfl.train.loop.fit`.
         examples: Windows trained on, of all nodes.
         seconds: How long the round took.
         digest: Of the saved artifact.

@@ -5,21 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import reduce
 
-import numpy as np
 from flwr.app import Message, MessageType, RecordDict
 
 from icosfl.aggregate.grid import BoundedGrid, NoReply, pair
 from icosfl.aggregate.progress import Absent, Candidate
 from icosfl.errors import DataError, NotReady, RunFailed, SchemaMismatch
 from icosfl.process.clean import NANOSECONDS
-from icosfl.process.scale import Moments
 from icosfl.train.messages import Question, Refused, Standing
 from icosfl.train.records import pack, unpack_reply
-
-# No number of moments may be larger, so that sums of their squares stay finite however many nodes bring theirs.
-LARGEST_MOMENT = 1e100
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,14 +24,14 @@ class Member:
         node: Its number in Flower.
         host: Its name.
         cutoff_ns: Up to this time its rows are trained on.
-        moments: Of these rows.
+        series: Names of those that it has.
         candidate: What is said of it.
     """
 
     node: int
     host: str
     cutoff_ns: int
-    moments: Moments
+    series: tuple[str, ...]
     candidate: Candidate
 
 
@@ -72,9 +66,9 @@ class Roster:
         )
 
     @property
-    def moments(self) -> Moments:
-        """The moments of all members' training rows together."""
-        return reduce(Moments.merge, (member.moments for member in self.members))
+    def series(self) -> frozenset[str]:
+        """Names of the series that at least one member has."""
+        return frozenset(name for member in self.members for name in member.series)
 
 
 def call(grid: BoundedGrid, question: Question, least: int, timeout: float) -> Roster:
@@ -97,21 +91,20 @@ def _ask(grid: BoundedGrid, question: Question, least: int, timeout: float) -> t
     nodes = grid.wait_for_nodes(least, timeout)
     messages = [Message(pack(question), node, MessageType.QUERY, group_id="query") for node in nodes]
     answers = pair(messages, grid.send_and_receive(messages, timeout=timeout), timeout)
-    return muster(answers, len(question.series)), any(isinstance(answer, NoReply) for answer in answers.values())
+    return muster(answers), any(isinstance(answer, NoReply) for answer in answers.values())
 
 
-def muster(answers: Mapping[int, RecordDict | NoReply], width: int) -> Roster:
+def muster(answers: Mapping[int, RecordDict | NoReply]) -> Roster:
     """Sort nodes by their answers into those that take part and those that do not; one host counts once.
 
     Args:
         answers: By the nodes' numbers.
-        width: How many series the run has.
     """
     members: dict[str, Member] = {}
     left_out: list[Absent] = []
     names: dict[int, str] = {}
     for node, answer in answers.items():
-        judged = _judge(node, answer, width)
+        judged = _judge(node, answer)
         if judged.host != _unnamed(node):
             names[node] = judged.host
         if isinstance(judged, Absent):
@@ -129,7 +122,7 @@ def muster(answers: Mapping[int, RecordDict | NoReply], width: int) -> Roster:
     )
 
 
-def _judge(node: int, answer: RecordDict | NoReply, width: int) -> Member | Absent:
+def _judge(node: int, answer: RecordDict | NoReply) -> Member | Absent:
     if isinstance(answer, NoReply):
         return Absent(_unnamed(node), answer.reason)
     try:
@@ -139,27 +132,22 @@ def _judge(node: int, answer: RecordDict | NoReply, width: int) -> Member | Abse
     if isinstance(standing, Refused):
         return Absent(standing.host or _unnamed(node), standing.reason)
     try:
-        return _member(node, standing, width)
+        return _member(node, standing)
     except DataError as error:
         return Absent(standing.host, error.message)
 
 
-def _member(node: int, standing: Standing, width: int) -> Member:
+def _member(node: int, standing: Standing) -> Member:
     """The node as one that takes part.
 
     Raises:
         NotReady: it says that it cannot.
-        SchemaMismatch: its moments cannot be merged with those of others, or its newest row is of no time.
+        SchemaMismatch: its newest row is of no time.
     """
     if standing.reason or standing.cutoff_ns is None or standing.newest is None:
         raise NotReady(standing.reason or "there is no row yet")
-    moments = Moments.from_dict(standing.moments)
-    if len(moments.count) != width:
-        raise SchemaMismatch(f"its moments are of {len(moments.count)} series, the run has {width}")
-    if max(np.abs(part).max() for part in (moments.count, moments.mean, moments.m2)) > LARGEST_MOMENT:
-        raise SchemaMismatch("its moments are too large to be merged")
     candidate = Candidate(standing.host, standing.rows, _iso(standing.newest), standing.train_windows)
-    return Member(node, standing.host, standing.cutoff_ns, moments, candidate)
+    return Member(node, standing.host, standing.cutoff_ns, standing.series, candidate)
 
 
 def _unnamed(node: int) -> str:

@@ -138,7 +138,7 @@ class _Run:
 
     def _begin(self, job: Job, roster: Roster) -> Artifact:
         roster.require(self._settings.train.min_nodes)
-        started = model.start(job, roster.moments, self._run)
+        started = model.start(job, roster.series, self._run)
         candidates = tuple(member.candidate for member in roster.members)
         parent = started.artifact.parent
         self._log.append(Ready(utc_now(), candidates, roster.left_out, parent, started.fresh_because))
@@ -156,7 +156,7 @@ class _Run:
         train = self._settings.train
         return CheckedFedAvg(
             roster.members,
-            Task("", 0, job.question, begun.scaler.to_dict(), 0),
+            Task("", 0, job.question, 0),
             shape=begun.shape,
             run=self._run,
             min_nodes=train.min_nodes,

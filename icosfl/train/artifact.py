@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 
 from icosfl.errors import CheckpointError, DataError, SchemaMismatch
-from icosfl.process.scale import Scaler
 from icosfl.schema import Schema, Series
 from icosfl.train.files import read_pointer, write_atomically, write_pointer
+from icosfl.train.plan import Plan
 from icosfl.train.shape import Array, ModelShape, check_arrays
 
-FORMAT = 1
+FORMAT = 2
 LATEST = "latest"
 
 _META = "meta"
@@ -47,10 +47,10 @@ class Artifact:
     Args:
         schema: The model's series, in the order of its columns.
         period_seconds: Distance of two steps.
-        window: Steps that the model sees.
         horizons: Steps ahead that it forecasts, ascending.
+        season: Steps after which series may repeat, for the seasonal naive forecast; 0: none.
         train_fraction: Share of each node's rows, the oldest, that it was taught; later rows are free to measure it on.
-        scaler: From real units to the model's and back.
+        taught: Names of the series that some node had; it can forecast no other.
         shape: Of the network.
         run: Id of the run that made it; letters, digits, `_` and `-`.
         round: Of that run, at least 0 (0: not trained yet).
@@ -65,10 +65,10 @@ class Artifact:
 
     schema: Schema
     period_seconds: float
-    window: int
     horizons: tuple[int, ...]
+    season: int
     train_fraction: float
-    scaler: Scaler
+    taught: tuple[str, ...]
     shape: ModelShape
     run: str
     round: int
@@ -78,17 +78,26 @@ class Artifact:
     arrays: tuple[Array, ...]
 
     def __post_init__(self) -> None:
-        if not len(self.schema) == self.shape.series == len(self.scaler):
-            raise SchemaMismatch("an artifact's schema, network and scaler must have as many series")
+        if len(self.schema) != self.shape.series or not set(self.taught) <= set(self.schema.names):
+            raise SchemaMismatch("an artifact's network must have the series of its schema, and be taught no others")
         if len(self.horizons) != self.shape.horizons or list(self.horizons) != sorted(set(self.horizons)):
             raise SchemaMismatch(f"{self.horizons} are no horizons for a network of {self.shape.horizons}")
-        if self.horizons[0] < 1 or self.window < 1 or self.round < 0 or not 0 < self.period_seconds < math.inf:
-            raise SchemaMismatch("an artifact's horizons, window, round and period must be positive")
+        if self.horizons[0] < 1 or self.season < 0 or self.round < 0 or not 0 < self.period_seconds < math.inf:
+            raise SchemaMismatch("an artifact's horizons, season, round and period must not be negative")
         if not 0 < self.train_fraction < 1:
             raise SchemaMismatch(f"an artifact's train_fraction must lie between 0 and 1, not {self.train_fraction}")
         if not _RUN.fullmatch(self.run):
             raise SchemaMismatch(f"{self.run!r} is no run id")
         check_arrays(self.shape, self.arrays)
+
+    @property
+    def window(self) -> int:
+        """How many steps the model sees."""
+        return self.shape.window
+
+    def plan(self, max_gap_seconds: float) -> Plan:
+        """How the model looks at the rows of a node that bridges gaps up to `max_gap_seconds`."""
+        return Plan(self.schema.names, self.window, self.horizons, self.season, self.period_seconds, max_gap_seconds)
 
     @cached_property
     def digest(self) -> str:
@@ -237,10 +246,10 @@ def _meta(artifact: Artifact) -> dict[str, Any]:
         "format": FORMAT,
         "series": _series(artifact.schema),
         "period_seconds": artifact.period_seconds,
-        "window": artifact.window,
         "horizons": list(artifact.horizons),
+        "season": artifact.season,
         "train_fraction": artifact.train_fraction,
-        "scaler": artifact.scaler.to_dict(),
+        "taught": list(artifact.taught),
         "shape": dataclasses.asdict(artifact.shape),
         "run": artifact.run,
         "round": artifact.round,
@@ -256,10 +265,10 @@ def _from_meta(meta: dict[str, Any], arrays: tuple[Array, ...]) -> Artifact:
     return Artifact(
         schema=Schema(tuple(Series(name, unit) for name, unit in meta["series"])),
         period_seconds=float(meta["period_seconds"]),
-        window=int(meta["window"]),
         horizons=tuple(int(steps) for steps in meta["horizons"]),
+        season=int(meta["season"]),
         train_fraction=float(meta["train_fraction"]),
-        scaler=Scaler.from_dict(meta["scaler"]),
+        taught=tuple(str(name) for name in meta["taught"]),
         shape=ModelShape(**meta["shape"]),
         run=str(meta["run"]),
         round=int(meta["round"]),

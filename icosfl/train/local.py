@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from icosfl.errors import NotReady, SchemaMismatch
 from icosfl.process.clean import Grid, bridge_gaps, to_grid
-from icosfl.process.scale import Moments
 from icosfl.process.windows import (
     LatestWindow,
     Windows,
@@ -30,8 +29,7 @@ __all__ = [
     "Survey",
     "cut",
     "cutoff_of",
-    "least_validation_windows",
-    "moments_of_training_part",
+    "least_held_out_windows",
     "newest_window",
     "prepare",
     "rows_for_training",
@@ -52,14 +50,14 @@ def rows_for_training(plan: Plan, settings: TrainSettings) -> int:
     """How few rows without a gap make a node ready: enough windows on both sides of the cutoff."""
     share = settings.train_fraction
     train = rows_needed(plan.window, plan.horizons, settings.min_windows)
-    validation = plan.horizons[-1] - plan.horizons[0] + least_validation_windows(settings)
+    held_out = plan.horizons[-1] - plan.horizons[0] + least_held_out_windows(settings)
     for_train = math.ceil(train / share - ROUNDING)
-    for_validation = math.floor((validation - 1) / (1 - share) + ROUNDING) + 1
-    return max(for_train, for_validation)
+    for_held_out = math.floor((held_out - 1) / (1 - share) + ROUNDING) + 1
+    return max(for_train, for_held_out)
 
 
-def least_validation_windows(settings: TrainSettings) -> int:
-    """Validation windows without which a node sits out: as many to the training windows as the fraction says."""
+def least_held_out_windows(settings: TrainSettings) -> int:
+    """Held-out windows without which a node sits out: as many to the training windows as the fraction says."""
     share = settings.train_fraction
     return max(math.ceil(settings.min_windows * (1 - share) / share - ROUNDING), 1)
 
@@ -83,8 +81,7 @@ def survey(rows: Rows, schema: Schema, plan: Plan, settings: TrainSettings) -> S
         SchemaMismatch: the schema lacks a series of the plan.
     """
     if len(rows) == 0:
-        nothing = Moments.of(np.empty((0, len(schema.select(plan.names)))))
-        return Survey(0, None, None, (), plan.names, nothing, 0, 0, "there is no row yet")
+        return Survey(0, None, None, (), plan.names, 0, 0, "there is no row yet")
     cutoff_ns = cutoff_of(rows, settings.train_fraction)
     prepared = cut(rows, schema, plan, cutoff_ns)
     return Survey(
@@ -93,9 +90,8 @@ def survey(rows: Rows, schema: Schema, plan: Plan, settings: TrainSettings) -> S
         cutoff_ns=cutoff_ns,
         present=prepared.present,
         absent=prepared.absent,
-        moments=moments_of_training_part(rows, schema, plan, cutoff_ns),
         train_windows=len(prepared.train),
-        validation_windows=len(prepared.validation),
+        held_out_windows=len(prepared.held_out),
         reason=_shortfall(rows, schema, plan, settings, prepared),
     )
 
@@ -119,7 +115,7 @@ def prepare(rows: Rows, schema: Schema, plan: Plan, settings: TrainSettings, cut
 
 
 def cut(rows: Rows, schema: Schema, plan: Plan, cutoff_ns: int) -> Prepared:
-    """Make training and validation windows, however few.
+    """Make training and held-out windows, however few.
 
     Raises:
         SchemaMismatch: the schema lacks a series of the plan, or a number of the plan is out of its range.
@@ -131,20 +127,9 @@ def cut(rows: Rows, schema: Schema, plan: Plan, cutoff_ns: int) -> Prepared:
     train = _windows(older, plan, has)
     everything = _grid(selected, plan)
     later = int((everything.times > cutoff_ns).sum())
-    _, validation = split_by_time(
-        _windows(everything.tail(later + plan.window + plan.horizons[0]), plan, has), cutoff_ns
-    )
-    return Prepared(schema.select(plan.names), has, train, validation, cutoff_ns)
-
-
-def moments_of_training_part(rows: Rows, schema: Schema, plan: Plan, cutoff_ns: int) -> Moments:
-    """The moments of the measured values up to the cutoff, in the order of the plan's names.
-
-    Raises:
-        SchemaMismatch: the schema lacks a series of the plan.
-    """
-    older = _until(select(rows, schema, plan.names), cutoff_ns)
-    return Moments.of(to_grid(older, plan.period_ns).values)
+    before = max(plan.window, plan.season) + plan.horizons[0]
+    _, held_out = split_by_time(_windows(everything.tail(later + before), plan, has), cutoff_ns)
+    return Prepared(schema.select(plan.names), has, train, held_out, cutoff_ns)
 
 
 def newest_window(rows: Rows, schema: Schema, plan: Plan) -> LatestWindow:
@@ -155,7 +140,9 @@ def newest_window(rows: Rows, schema: Schema, plan: Plan) -> LatestWindow:
         SchemaMismatch: the schema lacks a series of the plan.
     """
     selected = select(rows, schema, plan.names)
-    latest = latest_window(_grid(selected, plan), plan.window, plan.max_gap_ns // plan.period_ns)
+    latest = latest_window(
+        _grid(selected, plan), plan.window, plan.max_gap_ns // plan.period_ns, plan.horizons, plan.season
+    )
     if latest is None:
         raise NotReady(
             f"no series has {plan.window} rows without a gap up to now; of the newest {plan.window} rows, "
@@ -188,17 +175,17 @@ def _grid(rows: Rows, plan: Plan) -> Grid:
 def _windows(grid: Grid, plan: Plan, has: NDArray[np.bool_]) -> Windows:
     if not bool(has.any()):
         return Windows.empty(plan.window, plan.horizons, grid.width, grid.period_ns)
-    return make_windows(grid, plan.window, plan.horizons, has)
+    return make_windows(grid, plan.window, plan.horizons, has, plan.season)
 
 
 def _shortfall(rows: Rows, schema: Schema, plan: Plan, settings: TrainSettings, prepared: Prepared) -> str | None:
     """Why these windows are too few, or None when they are enough."""
-    wanted = (settings.min_windows, least_validation_windows(settings))
-    there = (len(prepared.train), len(prepared.validation))
+    wanted = (settings.min_windows, least_held_out_windows(settings))
+    there = (len(prepared.train), len(prepared.held_out))
     if there[0] >= wanted[0] and there[1] >= wanted[1]:
         return None
     return (
-        f"{there[0]} of {wanted[0]} training windows and {there[1]} of {wanted[1]} validation windows: "
+        f"{there[0]} of {wanted[0]} training windows and {there[1]} of {wanted[1]} held-out windows: "
         f"they need {rows_for_training(plan, settings)} rows, one every {plan.period_seconds:g} s without a gap longer "
         f"than {plan.max_gap_seconds:g} s; there are {len(rows)} rows, with a value in "
         f"{_told(select(rows, schema, plan.names), plan.names)}"

@@ -34,7 +34,7 @@ class Standing:
         newest: Time of the newest row, nanoseconds since the epoch; None without rows.
         cutoff_ns: Up to this time its rows are trained on; None without rows.
         train_windows: Windows to train on.
-        moments: `Moments.to_dict` of the training part.
+        series: Names of the series that it has.
         reason: Why it cannot take part; "" when it can.
     """
 
@@ -43,7 +43,7 @@ class Standing:
     newest: int | None
     cutoff_ns: int | None
     train_windows: int
-    moments: dict[str, list[float | None]]
+    series: tuple[str, ...]
     reason: str
 
 
@@ -55,14 +55,12 @@ class Task:
         version: Names the arrays; the reply repeats it.
         round: Which of the run, from 1; each has its own order of windows.
         question: The series and the period, as at first.
-        scaler: `Scaler.to_dict` of the run.
         cutoff_ns: Of the node that this goes to.
     """
 
     version: str
     round: int
     question: Question
-    scaler: dict[str, list[float | None]]
     cutoff_ns: int
 
 
@@ -73,7 +71,7 @@ class Trained:
     Args:
         host: The node's name.
         version: Of the arrays that it started from.
-        loss: Mean loss of the last epoch; 1 is the loss of persistence.
+        loss: Mean loss of the last epoch, in units of the usual error of the node's own linear part.
         seconds: That training took, without the start of the process.
     """
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ class Forecaster(nn.Module):
         below, middle, above = self.head(seen).view(*expected.shape, len(QUANTILES)).unbind(-1)
         middle = expected + middle
         quantiles = (middle - functional.softplus(below), middle, middle + functional.softplus(above))
-        return cast(Tensor, torch.stack(quantiles, dim=-1))
+        return torch.stack(quantiles, dim=-1)
 
     @property
     def common_part(self) -> Linear:

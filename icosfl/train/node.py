@@ -6,21 +6,19 @@ Flower and stores stay outside. Importing this does not import torch: what a que
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from icosfl.config import NodeConfig, schema_of
 from icosfl.errors import NotReady, SchemaMismatch
-from icosfl.process.scale import Scaler
 from icosfl.schema import Rows, Schema
 from icosfl.train.artifact import Artifact, now_utc
 from icosfl.train.baselines import Baselines
+from icosfl.train.evaluation import Evaluation
+from icosfl.train.linear import fit_blend, fit_common
 from icosfl.train.local import Plan, cut, cutoff_of, prepare, survey
 from icosfl.train.messages import Arrays, Question, Standing, Task, Trained, Update
+from icosfl.train.scores import score
 from icosfl.train.settings import TrainSettings
 from icosfl.train.shape import ModelShape
-
-if TYPE_CHECKING:
-    from icosfl.train.evaluation import Evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,9 @@ class Job:
 
 def shape_of(settings: TrainSettings, plan: Plan) -> ModelShape:
     """The shape of the model that these settings ask for."""
-    return ModelShape(len(plan.names), len(plan.horizons), settings.hidden_size, settings.num_layers)
+    return ModelShape(
+        settings.network, len(plan.names), len(plan.horizons), plan.window, settings.hidden_size, settings.num_layers
+    )
 
 
 def stand(job: Job, rows: Rows) -> Standing:
@@ -85,7 +85,7 @@ def stand(job: Job, rows: Rows) -> Standing:
         newest=found.newest,
         cutoff_ns=found.cutoff_ns,
         train_windows=found.train_windows,
-        moments=found.moments.to_dict(),
+        series=found.present,
         reason=found.reason or "",
     )
 
@@ -99,22 +99,23 @@ def train(job: Job, rows: Rows, task: Task, arrays: Arrays) -> Update:
         RunFailed: training diverged.
     """
     from icosfl.train.loop import fit
-    from icosfl.train.model import build, load_arrays, to_arrays
+    from icosfl.train.model import build, load_arrays, take_common, to_arrays
 
     settings = job.settings
     prepared = prepare(rows, job.schema, job.plan, settings, task.cutoff_ns)
     model = build(job.shape, settings.seed)
     load_arrays(model, arrays)
+    take_common(model, fit_common(prepared.train))
     report = fit(
         model,
         prepared.train,
-        Scaler.from_dict(task.scaler),
+        fit_blend(prepared.train),
         epochs=settings.local_epochs,
         learning_rate=settings.learning_rate,
         batch_size=settings.batch_size,
         seed=settings.seed + task.round,
     )
-    trained = Trained(job.node.host, task.version, report.loss_last, report.seconds)
+    trained = Trained(job.node.host, task.version, report.loss, report.seconds)
     return Update(trained, list(to_arrays(model)), report.examples)
 
 
@@ -131,21 +132,22 @@ def measure(artifact: Artifact, node: NodeConfig, rows: Rows, cutoff_ns: int | N
         NotReady: there is no window on one side of the cutoff.
         SchemaMismatch: the node lacks a series of the model.
     """
-    from icosfl.train.evaluation import Evaluation
+    from icosfl.train.loop import predict
     from icosfl.train.model import build, load_arrays
-    from icosfl.train.scores import evaluate
 
-    plan = Plan(
-        artifact.schema.names, artifact.window, artifact.horizons, artifact.period_seconds, node.max_gap_seconds
-    )
+    plan = artifact.plan(node.max_gap_seconds)
     cutoff = cutoff_of(rows, artifact.train_fraction) if cutoff_ns is None else cutoff_ns
     prepared = cut(rows, schema_of(node.series), plan, cutoff)
-    if len(prepared.train) == 0 or len(prepared.validation) == 0:
+    if len(prepared.train) == 0 or len(prepared.held_out) == 0:
         raise NotReady(
-            f"{len(rows)} rows give {len(prepared.train)} windows up to the cutoff and {len(prepared.validation)} "
+            f"{len(rows)} rows give {len(prepared.train)} windows up to the cutoff and {len(prepared.held_out)} "
             "after it; both parts need at least one"
         )
     model = build(artifact.shape, seed=0)
     load_arrays(model, artifact.arrays)
-    scores = evaluate(model, artifact.scaler, prepared.schema, prepared.train, prepared.validation)
-    return Evaluation(artifact.digest, now_utc(), cutoff, scores, Baselines.fit(prepared.train))
+    linear, baselines = fit_blend(prepared.train), Baselines.fit(prepared.train)
+    held_out = prepared.held_out
+    quantiles = predict(model, linear, held_out.inputs)
+    simple = baselines.predict(held_out.inputs, held_out.seasonal)
+    scores = score(prepared.schema, prepared.train, held_out, quantiles, simple)
+    return Evaluation(artifact.digest, now_utc(), cutoff, scores, baselines, linear)

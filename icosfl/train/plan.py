@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icosfl.process.clean import NANOSECONDS, to_period_ns
-from icosfl.process.scale import Moments
 from icosfl.process.windows import Windows
 from icosfl.schema import Schema
 from icosfl.train.settings import TrainSettings
@@ -24,6 +23,7 @@ class Plan:
         names: The model's series, in the order of its columns.
         window: Steps that it sees.
         horizons: Steps ahead that it forecasts, ascending.
+        season: Steps after which the series may repeat; 0: none.
         period_seconds: Distance of two steps.
         max_gap_seconds: Longest time between two values that is bridged by interpolation.
     """
@@ -31,6 +31,7 @@ class Plan:
     names: tuple[str, ...]
     window: int
     horizons: tuple[int, ...]
+    season: int
     period_seconds: float
     max_gap_seconds: float
 
@@ -39,10 +40,11 @@ class Plan:
         """The plan of a run, for these of its series.
 
         Raises:
-            ConfigError: window or horizons do not suit the period.
+            ConfigError: window, horizons or season do not suit the period.
         """
         window, horizons = settings.window_steps(period_seconds), settings.horizon_steps(period_seconds)
-        return cls(tuple(names), window, horizons, period_seconds, max_gap_seconds)
+        season = settings.season_steps(period_seconds)
+        return cls(tuple(names), window, horizons, season, period_seconds, max_gap_seconds)
 
     @property
     def period_ns(self) -> int:
@@ -62,12 +64,11 @@ class Survey:
     Args:
         rows: Rows in the store.
         newest: Time of the newest row in nanoseconds since the epoch, None without rows.
-        cutoff_ns: Rows up to this time are trained on, later ones are for validation; None without rows.
+        cutoff_ns: Rows up to this time are trained on, later ones are held out; None without rows.
         present: Names of the series that the node has.
         absent: Names of the series that it lacks.
-        moments: Of the measured values of the training part, in the order of the plan's names.
         train_windows: Windows to train on.
-        validation_windows: Windows to measure on.
+        held_out_windows: Windows to measure on.
         reason: Why the node cannot take part, or None when it can.
     """
 
@@ -76,9 +77,8 @@ class Survey:
     cutoff_ns: int | None
     present: tuple[str, ...]
     absent: tuple[str, ...]
-    moments: Moments
     train_windows: int
-    validation_windows: int
+    held_out_windows: int
     reason: str | None
 
 
@@ -90,14 +90,14 @@ class Prepared:
         schema: The model's series.
         has: Which of them the node has, shape [k].
         train: Made of rows up to the cutoff alone.
-        validation: Windows whose targets all lie after the cutoff.
+        held_out: Windows whose targets all lie after the cutoff.
         cutoff_ns: The cutoff.
     """
 
     schema: Schema
     has: NDArray[np.bool_]
     train: Windows
-    validation: Windows
+    held_out: Windows
     cutoff_ns: int
 
     @property

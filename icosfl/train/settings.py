@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from icosfl.errors import ConfigError
+from icosfl.train.shape import NETWORKS
 
 NEXT = "next"
 
@@ -27,11 +28,13 @@ class TrainSettings:
         local_epochs: Passes over a node's windows in a round, at least 1.
         learning_rate: Of Adam, above 0 and at most 1.
         batch_size: Windows in a step, at least 1.
-        hidden_size: Width of the LSTM, at least 1.
-        num_layers: Layers of the LSTM, at least 1.
+        network: Which one forecasts what the linear parts leave: lstm or gru.
+        hidden_size: Its width, at least 1.
+        num_layers: Its layers, at least 1.
         series: Names of the series that the model sees and forecasts.
         window_seconds: How far back the model sees.
         horizon_seconds: How far ahead it forecasts, in the order asked for; None means the next row.
+        season_seconds: After how long series may repeat, for the seasonal naive forecast.
         train_fraction: Share of a node's rows, the oldest, that is trained on; between 0 and 1.
         min_windows: Training windows without which a node sits out, at least 1.
         round_timeout_seconds: How long a round waits for replies.
@@ -43,11 +46,13 @@ class TrainSettings:
     local_epochs: int
     learning_rate: float
     batch_size: int
+    network: str
     hidden_size: int
     num_layers: int
     series: tuple[str, ...]
     window_seconds: float
     horizon_seconds: tuple[float | None, ...]
+    season_seconds: float
     train_fraction: float
     min_windows: int
     round_timeout_seconds: float
@@ -66,11 +71,13 @@ class TrainSettings:
             local_epochs=_whole(config, "local-epochs", 1),
             learning_rate=_learning_rate(config, "learning-rate"),
             batch_size=_whole(config, "batch-size", 1),
+            network=_one_of(config, "network", NETWORKS),
             hidden_size=_whole(config, "hidden-size", 1),
             num_layers=_whole(config, "num-layers", 1),
             series=_names(config, "series"),
             window_seconds=_duration("window", _text(config, "window")),
             horizon_seconds=_horizons(config, "horizons"),
+            season_seconds=_duration("season", _text(config, "season")),
             train_fraction=_fraction(config, "train-fraction"),
             min_windows=_whole(config, "min-windows", 1),
             round_timeout_seconds=_positive(config, "round-timeout-seconds"),
@@ -98,6 +105,20 @@ class TrainSettings:
             ConfigError: a horizon is nearer than half a step.
         """
         return tuple(sorted({self._steps(seconds, period_seconds) for seconds in self.horizon_seconds}))
+
+    def season_steps(self, period_seconds: float) -> int:
+        """The season in steps of the sampling period, rounded.
+
+        Raises:
+            ConfigError: the season is shorter than two steps.
+        """
+        steps = round(self.season_seconds / period_seconds)
+        if steps < 2:
+            raise ConfigError(
+                f"season: {self.season_seconds:g} s is less than two rows at a sampling period of {period_seconds:g} s",
+                cure=_CURE,
+            )
+        return steps
 
     @staticmethod
     def _steps(seconds: float | None, period_seconds: float) -> int:
@@ -164,6 +185,13 @@ def _fraction(config: Mapping[str, object], key: str) -> float:
     value = _number(config, key, "a number between 0 and 1")
     if not 0 < value < 1:
         raise _wrong(key, "a number between 0 and 1", value)
+    return value
+
+
+def _one_of(config: Mapping[str, object], key: str, names: Collection[str]) -> str:
+    value = _text(config, key)
+    if value not in names:
+        raise _wrong(key, f"one of {', '.join(names)}", value)
     return value
 
 
