@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from icosfl.errors import SchemaMismatch
-from icosfl.process import bridge_gaps
-from icosfl.process.clean import Grid
-from icosfl.process.windows import count_whole, latest_window, make_windows, rows_needed, split_by_time
+from icosfl.process import bridge_gaps, to_grid
+from icosfl.process.clean import MAX_EMPTY_BINS, Grid
+from icosfl.process.windows import Windows, count_whole, latest_window, make_windows, rows_needed, split_by_time
+from icosfl.schema import Rows
 
 PERIOD = 1000
 NAN = np.nan
@@ -143,6 +144,121 @@ def test_windows_are_copies_that_leave_the_grid_alone() -> None:
     np.testing.assert_array_equal(grid.values, grid_of([0, 1, 2, 3], [NAN, 1, 2, 3]).values)
 
 
+def seasonal_as_documented(grid: Grid, last: int, horizons: tuple[int, ...], season: int) -> np.ndarray:
+    """Seasonal values of windows in which all is whole, point by point, from a table of measured values by time."""
+    values = np.full((len(horizons), grid.width), NAN)
+    for row, steps in enumerate(horizons):
+        back = steps
+        while back > 0:
+            back -= season
+        at = np.flatnonzero(grid.times == grid.times[last] + back * PERIOD)
+        for series in range(grid.width):
+            if len(at) == 1 and grid.measured[at[0], series]:
+                values[row, series] = grid.values[at[0], series]
+    return values
+
+
+@given(
+    values=hnp.arrays(np.float64, st.integers(1, 60), elements=masks),
+    horizons=st.sampled_from([(1,), (1, 3), (2, 9)]),
+    season=st.integers(1, 12),
+    reach=st.integers(0, 3),
+)
+def test_a_seasonal_value_is_what_was_measured_whole_seasons_before_the_target(
+    values: np.ndarray, horizons: tuple[int, ...], season: int, reach: int
+) -> None:
+    grid = bridge_gaps(grid_of((values + np.arange(len(values))).tolist()), reach * PERIOD)
+
+    windows = make_windows(grid, 2, horizons, require(True), season)
+
+    assert windows.seasonal.shape == windows.targets.shape
+    for index, last in enumerate((windows.last_times // PERIOD).tolist()):
+        expected = seasonal_as_documented(grid, last, horizons, season)
+        np.testing.assert_array_equal(windows.seasonal[index], expected)
+
+
+@given(season=st.integers(1, 12), cut=st.integers(5, 39))
+def test_a_seasonal_value_knows_nothing_of_what_comes_after_the_window(season: int, cut: int) -> None:
+    values = [float(step) for step in range(40)]
+    changed = [value if step <= cut else -1.0 for step, value in enumerate(values)]
+
+    windows = make_windows(grid_of(values), 3, (1, 7), require(True), season)
+    others = make_windows(grid_of(changed), 3, (1, 7), require(True), season)
+
+    known = windows.last_times <= cut * PERIOD
+    np.testing.assert_array_equal(windows.seasonal[known], others.seasonal[known])
+
+
+def test_a_horizon_beyond_a_season_looks_as_many_seasons_back_as_it_must() -> None:
+    windows = make_windows(grid_of([float(step) for step in range(20)]), 1, (1, 3, 4, 7), require(True), 3)
+
+    index = windows.last_times.tolist().index(10 * PERIOD)
+    assert windows.targets[index, :, 0].tolist() == [11, 13, 14, 17]
+    assert windows.seasonal[index, :, 0].tolist() == [8, 10, 8, 8]
+
+
+def test_without_a_season_there_is_no_seasonal_value() -> None:
+    windows = make_windows(grid_of([0, 1, 2, 3, 4]), 2, (1, 2), require(True))
+
+    assert windows.seasonal.shape == windows.targets.shape == (2, 2, 1)
+    assert np.isnan(windows.seasonal).all()
+
+
+def test_an_interpolated_value_is_no_seasonal_value() -> None:
+    grid = bridge_gaps(grid_of([0, 1, NAN, 3, 4, 5, 6, 7]), 2 * PERIOD)
+
+    windows = make_windows(grid, 1, (1,), require(True), 3)
+
+    by_last = dict(zip((windows.last_times // PERIOD).tolist(), windows.seasonal[:, 0, 0].tolist(), strict=True))
+    assert by_last[3] == 1
+    assert np.isnan(by_last[4])
+    assert by_last[5] == 3
+
+
+def test_a_series_absent_from_a_window_has_no_seasonal_value_in_it() -> None:
+    grid = grid_of([float(step) for step in range(8)], [0, 1, 2, 3, NAN, 5, 6, 7])
+
+    windows = make_windows(grid, 2, (1,), require(True, False), 3)
+
+    whole = np.isfinite(windows.inputs[:, 0, 1])
+    assert whole.tolist() == [True, True, False, False, False, True]
+    np.testing.assert_array_equal(windows.seasonal[whole][:, 0, 1], [NAN, 0, NAN])
+    assert np.isnan(windows.seasonal[~whole][:, 0, 1]).all()
+
+
+def test_after_a_long_gap_a_seasonal_value_is_still_of_the_same_phase_or_none() -> None:
+    gap = MAX_EMPTY_BINS + 20
+    steps = np.concatenate([np.arange(10), np.arange(10 + gap, 40 + gap)])
+    grid = to_grid(Rows(steps * PERIOD, steps[:, None].astype(np.float64)), PERIOD)
+    assert len(grid) == 41  # the gap is one bin
+
+    near = make_windows(grid, 1, (1,), require(True), 5)
+    far = make_windows(grid, 1, (1,), require(True), gap + 5)
+
+    for windows, season in ((near, 5), (far, gap + 5)):
+        found = np.isfinite(windows.seasonal[:, 0, 0])
+        assert found.any()
+        assert not found.all()
+        np.testing.assert_array_equal(windows.seasonal[found], windows.targets[found] - season)
+    assert near.last_times[np.isnan(near.seasonal[:, 0, 0])].tolist() == [
+        step * PERIOD for step in (*range(4), *range(10 + gap, 14 + gap))
+    ]
+
+
+def test_picked_windows_keep_their_seasonal_values() -> None:
+    windows = make_windows(grid_of([float(step) for step in range(12)]), 2, (1,), require(True), 4)
+
+    picked = windows.pick(windows.last_times >= 5 * PERIOD)
+
+    assert picked.seasonal[:, 0, 0].tolist() == [2, 3, 4, 5, 6, 7]
+    assert Windows.empty(3, (1, 2), 4, PERIOD).seasonal.shape == (0, 2, 4)
+
+
+def test_seasonal_values_of_another_shape_are_refused() -> None:
+    with pytest.raises(SchemaMismatch, match="seasonal"):
+        Windows(np.zeros((2, 3, 1)), np.zeros((2, 1, 1)), np.arange(2), (1,), PERIOD, np.zeros((2, 2, 1)))
+
+
 @pytest.mark.parametrize(
     ("window", "horizons", "required", "message"),
     [
@@ -162,6 +278,11 @@ def test_arguments_that_make_no_sense_are_refused(
         make_windows(grid_of([1, 2, 3, 4]), window, horizons, require(*required))
 
 
+def test_a_season_of_less_than_nothing_is_refused() -> None:
+    with pytest.raises(SchemaMismatch, match="season"):
+        make_windows(grid_of([1, 2, 3, 4]), 2, (1,), require(True), -1)
+
+
 def test_each_series_is_counted_by_itself() -> None:
     grid = grid_of([float(step) for step in range(8)], [NAN, NAN, NAN, 3, 4, 5, 6, 7], [NAN] * 8)
 
@@ -170,15 +291,15 @@ def test_each_series_is_counted_by_itself() -> None:
 
 
 @given(cutoff=st.integers(-2 * PERIOD, 45 * PERIOD), horizons=st.sampled_from([(1,), (1, 4), (3, 5)]))
-def test_a_split_separates_training_from_validation_in_time(cutoff: int, horizons: tuple[int, ...]) -> None:
+def test_a_split_separates_training_from_what_is_held_out_in_time(cutoff: int, horizons: tuple[int, ...]) -> None:
     windows = make_windows(grid_of([float(step) for step in range(40)]), 4, horizons, require(True))
 
-    train, validation = split_by_time(windows, cutoff)
+    train, held_out = split_by_time(windows, cutoff)
 
     half = PERIOD // 2
     assert np.all(train.last_times + horizons[-1] * PERIOD + half <= cutoff)
-    assert np.all(validation.last_times + horizons[0] * PERIOD - half > cutoff)
-    rest = set(windows.last_times) - set(train.last_times) - set(validation.last_times)
+    assert np.all(held_out.last_times + horizons[0] * PERIOD - half > cutoff)
+    rest = set(windows.last_times) - set(train.last_times) - set(held_out.last_times)
     for last in rest:
         assert last + horizons[-1] * PERIOD + half > cutoff
         assert last + horizons[0] * PERIOD - half <= cutoff
@@ -208,6 +329,29 @@ def test_the_latest_window_goes_without_a_series_that_ended_longer_ago() -> None
     assert latest.last_time == 4 * PERIOD
     assert latest.present.tolist() == [True, False]
     assert np.isnan(latest.inputs[0, :, 1]).all()
+
+
+def test_the_latest_window_knows_what_was_a_season_before_its_horizons() -> None:
+    grid = grid_of([float(step) for step in range(12)], [NAN if step == 11 else float(-step) for step in range(12)])
+
+    latest = latest_window(grid, 3, 0, (1, 4, 5), 4)
+
+    assert latest is not None
+    assert latest.last_time == 11 * PERIOD
+    assert latest.seasonal[0, :, 0].tolist() == [8, 11, 8]
+    assert np.isnan(latest.seasonal[0, :, 1]).all()
+
+
+def test_a_latest_window_needs_neither_horizons_nor_a_season() -> None:
+    grid = grid_of([0, 1, 2, 3])
+
+    without, unseasonal = latest_window(grid, 3, 0), latest_window(grid, 3, 0, (1, 2))
+
+    assert without is not None
+    assert without.seasonal.shape == (1, 0, 1)
+    assert unseasonal is not None
+    assert unseasonal.seasonal.shape == (1, 2, 1)
+    assert np.isnan(unseasonal.seasonal).all()
 
 
 @pytest.mark.parametrize("column", [[0.0, 1.0], [0.0, NAN, 2.0, 3.0], [0.0, 1.0, 2.0, NAN, NAN]])
