@@ -14,13 +14,16 @@ from torch.optim.adam import adam
 
 from icosfl.errors import NotReady, RunFailed, SchemaMismatch
 from icosfl.process.windows import Windows
-from icosfl.schema import Values
+from icosfl.schema import Times, Values
 from icosfl.train.linear import Linear
-from icosfl.train.model import Forecaster, look
+from icosfl.train.model import DAY_NS, Forecaster, look
 from icosfl.train.shape import QUANTILES
 
 LARGEST_GRADIENT = 1.0
 BATCH = 1024
+
+# Windows that span less tell nothing of the time of day: each of its hours was there once, if at all.
+LEAST_DAYS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class _Examples:
 
     steps: Tensor
     expected: Tensor
-    flatness: Tensor
+    context: Tensor
     targets: Tensor
     weights: Tensor
 
@@ -83,7 +86,7 @@ def fit(  # noqa: PLR0913 (each is one plain setting)
     return FitReport(len(windows), losses[-1], time.monotonic() - started)
 
 
-def predict(model: Forecaster, linear: Linear | None, inputs: Values) -> Values:
+def predict(model: Forecaster, linear: Linear | None, inputs: Values, times: Times) -> Values:
     """Forecast quantiles [n, h, k, 3], ascending, from inputs [n, window, k], both in real units.
 
     A series that is absent from a window, or that the linear part cannot forecast, is absent (NaN).
@@ -92,6 +95,7 @@ def predict(model: Forecaster, linear: Linear | None, inputs: Values) -> Values:
         model: The global model.
         linear: The node's own linear part; None: the model's common one.
         inputs: The windows.
+        times: Of their last steps, in nanoseconds since the epoch, shape [n].
 
     Raises:
         SchemaMismatch: model, linear part and inputs are of different shapes.
@@ -101,8 +105,8 @@ def predict(model: Forecaster, linear: Linear | None, inputs: Values) -> Values:
     outputs = np.empty((len(inputs), model.shape.horizons, model.shape.series, len(QUANTILES)))
     with one_thread(), torch.inference_mode():
         for part in _parts(len(inputs)):
-            view = look(inputs[part], own)
-            outputs[part] = view.back(model(view.steps, view.expected, view.flatness).numpy())
+            view = look(inputs[part], own, times[part])
+            outputs[part] = view.back(model(view.steps, view.expected, view.context).numpy())
     return outputs
 
 
@@ -159,7 +163,7 @@ def _epoch(model: Forecaster, data: _Examples, optimiser: _Adam, batch_size: int
     """One pass in a new order; returns the mean loss over the windows."""
     total = 0.0
     for batch in torch.split(torch.randperm(len(data.steps), generator=order), batch_size):
-        quantiles = model(data.steps[batch], data.expected[batch], data.flatness[batch])
+        quantiles = model(data.steps[batch], data.expected[batch], data.context[batch])
         loss = _pinball(data.targets[batch].unsqueeze(-1) - quantiles, data.weights[batch])
         if not bool(torch.isfinite(loss)):
             raise _diverged("the loss")
@@ -188,11 +192,16 @@ def _examples(windows: Windows, linear: Linear) -> _Examples:
     if not bool(learnable.any()):
         raise NotReady("no window has a target to learn from: every series is constant, or absent")
     share = len(windows) / (np.maximum(count, 1) * int(learnable.sum()))
-    view = look(windows.inputs, linear)
+    view = look(windows.inputs, linear, windows.last_times if _tells_days(windows) else None)
     noise = np.where(learnable, linear.noise.T, 1.0)
     weights = np.where(told & learnable, share * view.spread / noise, 0.0)
     targets = np.nan_to_num((windows.targets - view.centre) / view.spread)
-    return _Examples(view.steps, view.expected, view.flatness, _tensor(targets), _tensor(weights))
+    return _Examples(view.steps, view.expected, view.context, _tensor(targets), _tensor(weights))
+
+
+def _tells_days(windows: Windows) -> bool:
+    """Whether the windows span days enough to learn from that a time of day comes again."""
+    return int(windows.last_times[-1] - windows.last_times[0]) >= LEAST_DAYS * DAY_NS
 
 
 def _parts(count: int) -> Iterator[slice]:

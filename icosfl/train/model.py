@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from icosfl.errors import SchemaMismatch
-from icosfl.schema import Values
+from icosfl.schema import Times, Values
 from icosfl.train.linear import Linear
-from icosfl.train.shape import COMMON, LSTM, QUANTILES, Array, ModelShape, check_arrays
+from icosfl.train.shape import CALENDAR, COMMON, LSTM, QUANTILES, Array, ModelShape, check_arrays
 
 __all__ = ["Forecaster", "ModelShape", "View", "build", "load_arrays", "look", "to_arrays"]
 
@@ -33,6 +33,8 @@ FLATTEST = 1e-2
 
 # Beyond this many spreads from its mean no value of a window is told apart.
 LARGEST = 1e6
+
+DAY_NS = 24 * 3600 * 1_000_000_000
 
 # What a fresh model adds above and takes away below: the half width, in spreads, before the softplus.
 FRESH_WIDTH = 0.5
@@ -52,16 +54,16 @@ class Forecaster(nn.Module):
         kind = nn.LSTM if shape.network == LSTM else nn.GRU
         self.network = kind(shape.series, shape.hidden, shape.layers, batch_first=True)
         told = shape.horizons * shape.series
-        self.head = nn.Linear(shape.hidden + told + shape.series, told * len(QUANTILES))
+        self.head = nn.Linear(shape.hidden + told + shape.series + CALENDAR, told * len(QUANTILES))
         nn.init.zeros_(self.head.weight)
         fresh = torch.tensor([FRESH_WIDTH, 0.0, FRESH_WIDTH])
         with torch.no_grad():
             self.head.bias.copy_(fresh.repeat(told))
 
-    def forward(self, steps: Tensor, expected: Tensor, flatness: Tensor) -> Tensor:
-        """Quantiles [b, h, k, 3] from `View.steps`, `View.expected` and `View.flatness`."""
+    def forward(self, steps: Tensor, expected: Tensor, context: Tensor) -> Tensor:
+        """Quantiles [b, h, k, 3] from `View.steps`, `View.expected` and `View.context`."""
         states, _ = self.network(torch.asinh(steps))
-        seen = torch.cat([states[:, -1], torch.asinh(expected).flatten(1), flatness], dim=1)
+        seen = torch.cat([states[:, -1], torch.asinh(expected).flatten(1), context], dim=1)
         below, middle, above = self.head(seen).view(*expected.shape, len(QUANTILES)).unbind(-1)
         middle = expected + middle
         quantiles = (middle - functional.softplus(below), middle, middle + functional.softplus(above))
@@ -82,14 +84,15 @@ class View:
     Args:
         steps: Each window less its mean, in its spread; 0 for an absent series; float32, shape [n, window, k].
         expected: The linear part's forecasts in the same terms, shape [n, h, k].
-        flatness: Logarithm of the spread in units of the linear part's usual error, shape [n, k].
+        context: Logarithm of the spread in units of the linear part's usual error, series by series, then the time of
+            day; shape [n, k + 4].
         centre: The windows' means in real units, NaN for an absent series, shape [n, 1, k].
         spread: In real units, positive, shape [n, 1, k].
     """
 
     steps: Tensor
     expected: Tensor
-    flatness: Tensor
+    context: Tensor
     centre: Values
     spread: Values
 
@@ -98,10 +101,15 @@ class View:
         return self.centre[..., None] + scaled * self.spread[..., None]
 
 
-def look(inputs: Values, linear: Linear) -> View:
-    """What a model sees of windows [n, window, k] in real units.
+def look(inputs: Values, linear: Linear, times: Times | None) -> View:
+    """What a model sees of windows.
 
     A series that is absent from a window, or that the linear part cannot forecast, is absent.
+
+    Args:
+        inputs: The windows in real units, shape [n, window, k].
+        linear: The linear part.
+        times: Of the windows' last steps, in nanoseconds since the epoch, shape [n]; None: the time of day is not told.
 
     Raises:
         SchemaMismatch: windows and linear part are of different shapes.
@@ -115,7 +123,8 @@ def look(inputs: Values, linear: Linear) -> View:
     spread = np.sqrt(np.nan_to_num(moved) ** 2 + (NOISE_SHARE * noise) ** 2 + floor**2)
     usual = np.where(noise > 0, noise, 1.0)
     flatness = np.where(noise > 0, np.log(np.nan_to_num(moved)[:, 0] / usual + FLATTEST) / 2, 0.0)
-    return View(_tensor(steps / spread), _tensor((expected - centre) / spread), _tensor(flatness), centre, spread)
+    context = np.concatenate([flatness, _time_of_day(times, len(inputs))], axis=1)
+    return View(_tensor(steps / spread), _tensor((expected - centre) / spread), _tensor(context), centre, spread)
 
 
 def build(shape: ModelShape, seed: int) -> Forecaster:
@@ -153,6 +162,13 @@ def take_common(model: Forecaster, own: Linear) -> None:
         raise SchemaMismatch(f"a linear part of shape {own.weights.shape} does not fit a model of {model.shape}")
     weights = torch.from_numpy(own.weights.astype(np.float32))
     common[torch.from_numpy(own.fitted)] = weights[torch.from_numpy(own.fitted)]
+
+
+def _time_of_day(times: Times | None, count: int) -> Values:
+    if times is None:
+        return np.zeros((count, CALENDAR))
+    angle = 2 * np.pi * (times % DAY_NS / DAY_NS)[:, None] * np.arange(1, CALENDAR // 2 + 1)
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
 
 
 def _tensor(values: Values) -> Tensor:

@@ -147,7 +147,7 @@ def measure(artifact: Artifact, node: NodeConfig, rows: Rows, cutoff_ns: int | N
     load_arrays(model, artifact.arrays)
     linear, baselines = fit_blend(prepared.train), Baselines.fit(prepared.train)
     held_out = prepared.held_out
-    quantiles = predict(model, linear, held_out.inputs)
+    quantiles = predict(model, linear, held_out.inputs, held_out.last_times)
     simple = baselines.predict(held_out.inputs, held_out.seasonal)
     scores = score(prepared.schema, prepared.train, held_out, quantiles, simple)
     return Evaluation(artifact.digest, now_utc(), cutoff, scores, baselines, linear)

@@ -14,6 +14,9 @@ from icosfl.errors import SchemaMismatch
 
 Array = NDArray[np.float32]
 
+# Sine and cosine of the time of day, once and twice a day: what the network is told of the calendar.
+CALENDAR = 4
+
 # The array that is not trained but averaged: see `icosfl.train.model`.
 COMMON = "common"
 
@@ -75,7 +78,7 @@ class ModelShape:
                 (f"network.bias_hh_l{layer}", (gates,)),
             ]
         told = self.horizons * self.series
-        seen = self.hidden + told + self.series
+        seen = self.hidden + told + self.series + CALENDAR
         return (*arrays, ("head.weight", (len(QUANTILES) * told, seen)), ("head.bias", (len(QUANTILES) * told,)))
 
 
