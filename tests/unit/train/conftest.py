@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icosfl.process import Grid, Moments, Scaler, Windows
+from icosfl.process import Grid, Windows
 from icosfl.process.windows import make_windows
 from icosfl.schema import Rows, Schema, Series
 from icosfl.train.settings import TrainSettings
@@ -29,7 +29,7 @@ def run_config() -> dict[str, object]:
 @pytest.fixture
 def settings(run_config: dict[str, object]) -> TrainSettings:
     """Settings for a small run: a window of 10 s, forecasts for the next second and 5 s ahead."""
-    small = {"window": "10s", "horizons": "next,5s", "train-fraction": 0.75, "min-windows": 30}
+    small = {"window": "10s", "horizons": "next,5s", "season": "20s", "train-fraction": 0.75, "min-windows": 30}
     return TrainSettings.from_run_config(run_config | small)
 
 
@@ -69,11 +69,3 @@ def windows_of() -> Callable[..., Windows]:
 def wave() -> np.ndarray:
     """A noisy sine of 300 values around 50 with an amplitude of 10."""
     return 50 + 10 * np.sin(np.arange(300) / 3) + np.random.default_rng(1).normal(0, 0.5, 300)
-
-
-@pytest.fixture
-def scaler_of() -> Callable[[Windows], Scaler]:
-    def make(windows: Windows) -> Scaler:
-        return Moments.of(windows.inputs.reshape(-1, windows.width)).scaler()
-
-    return make
