@@ -9,19 +9,24 @@ from pathlib import Path
 from icosfl.errors import CheckpointError, SchemaMismatch
 from icosfl.train.baselines import Baselines
 from icosfl.train.files import evaluation_path, write_atomically
+from icosfl.train.linear import Linear
 from icosfl.train.scores import Scores
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A model's scores on one node, and the baselines that it was measured against.
+    """A model's scores on one node, and all that was fitted there: the model's linear part, and the baselines.
 
     Args:
         digest: Of the artifact that was measured.
         measured: When, UTC, ISO 8601.
-        cutoff_ns: Rows up to this time were the training part, later ones the validation part.
-        scores: On the validation part.
+        cutoff_ns: Rows up to this time were the training part, later ones were held out.
+        scores: On the held-out part.
         baselines: Fitted on the training part, of the model's series and horizons.
+        linear: The node's own linear part of the model, fitted likewise.
+
+    Raises:
+        SchemaMismatch: baselines and linear part are of different shapes.
     """
 
     digest: str
@@ -29,6 +34,14 @@ class Evaluation:
     cutoff_ns: int
     scores: Scores
     baselines: Baselines
+    linear: Linear
+
+    def __post_init__(self) -> None:
+        if self.linear.weights.shape != self.baselines.ar.weights.shape:
+            raise SchemaMismatch(
+                f"baselines of shape {self.baselines.ar.weights.shape} and a linear part of shape "
+                f"{self.linear.weights.shape} do not fit each other"
+            )
 
 
 def save_evaluation(evaluation: Evaluation, directory: Path) -> Path:
@@ -46,6 +59,7 @@ def save_evaluation(evaluation: Evaluation, directory: Path) -> Path:
         "cutoff_ns": evaluation.cutoff_ns,
         "scores": evaluation.scores.to_dict(),
         "baselines": evaluation.baselines.to_dict(),
+        "linear": evaluation.linear.to_dict(),
     }
     write_atomically(path, json.dumps(data, allow_nan=False, indent=1).encode())
     return path
@@ -66,6 +80,7 @@ def load_evaluation(directory: Path, digest: str) -> Evaluation | None:
             cutoff_ns=int(data["cutoff_ns"]),
             scores=Scores.from_dict(data["scores"]),
             baselines=Baselines.from_dict(data["baselines"]),
+            linear=Linear.from_dict(data["linear"]),
         )
     except FileNotFoundError:
         return None

@@ -1,89 +1,128 @@
-"""How good a model is, series by series and horizon by horizon, in real units and beside the baselines."""
+"""How good the predictors are on one node, series by series and horizon by horizon, in real units; and on all nodes.
+
+The rows after the cutoff, none of which a predictor was taught, are cut in two by the time of the targets. On the
+older half (**validation**) the predictor that is to serve is chosen and its interval calibrated. On the newer half
+(**test**), which has no part in that, all is measured that is told. Importing this does not import torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as checked
 
 from icosfl.errors import SchemaMismatch
 from icosfl.process.clean import NANOSECONDS
-from icosfl.process.scale import Scaler
 from icosfl.process.windows import Windows
 from icosfl.schema import Schema, Series, Values
-from icosfl.train.baselines import Baselines
-from icosfl.train.loop import predict
-from icosfl.train.model import Forecaster
+from icosfl.train.baselines import GLOBAL, Baselines
+from icosfl.train.linear import Linear
+from icosfl.train.shape import QUANTILES
 
-# The interval leaves out one part in ten of the errors at either end.
+if TYPE_CHECKING:
+    from icosfl.train.model import Forecaster
+
+# The interval leaves out one part in ten of the outcomes at either end.
 TAIL_PARTS = 10
 INTERVAL = 1 - 2 / TAIL_PARTS
 
-MODEL = "model"
+# With fewer validation points than this no interval can be calibrated, and no predictor be chosen.
+FEWEST_POINTS = TAIL_PARTS - 1
+
+# Among the predictors of a summary: whichever was chosen on each node.
+SERVED = "served"
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-@dataclass(frozen=True, slots=True)
+@checked(frozen=True, slots=True, config=_STRICT)
 class Errors:
-    """Mean absolute and root mean squared error, in the series' unit."""
+    """How far forecasts were off.
+
+    Args:
+        mae: Mean absolute error, in the series' unit.
+        rmse: Root mean squared error, in the series' unit.
+        smape: Mean of 200 |y - f| / (|y| + |f|) for outcome y and forecast f, in percent from 0 to 200; 0 where both
+            are 0 (Makridakis 1993).
+        mase: Mean absolute error / mean absolute step between two rows of the training part: below 1 is better than
+            persistence was there at one step (Hyndman and Koehler 2006). None where the training part never moved.
+    """
 
     mae: float
     rmse: float
+    smape: float
+    mase: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@checked(frozen=True, slots=True, config=_STRICT)
 class Score:
-    """The score of one series at one horizon.
+    """How good the predictors are at one series and one horizon.
 
-    Model and baselines are measured on the same `count` points. Where there is none, all numbers are None.
+    All predictors are measured on the same points: those whose target was measured and that the global model
+    forecasts. A baseline that lacks a forecast at one of them is left out.
 
     Args:
         series: Its name.
-        unit: Of all errors and of the interval.
+        unit: Of the errors, the interval and its width.
         horizon_steps: How far ahead, in rows.
         horizon_seconds: The same in seconds.
-        count: Points measured on.
-        model: Errors of the model.
-        baselines: Errors of each baseline by its name.
-        skill: By baseline, 1 - RMSE of the model / RMSE of the baseline: above 0 the model is better, 1 is perfect.
-            None where the baseline made no error at all.
-        lower: To be added to a forecast for the lower end of its interval: a quantile of target - forecast.
-        upper: The same for the upper end.
-        coverage: Share of the newer half of the points that lie within the interval made from the older half alone:
-            what the interval really held on data that it had not seen. None with too few points.
+        chosen: The predictor to serve: the least RMSE on validation. The global model on a tie, or with fewer than
+            `FEWEST_POINTS` validation points.
+        validation_count: Points of validation.
+        count: Points of test.
+        errors: On test, by predictor; empty without a point.
+        validation_rmse: On validation, by predictor; empty without a point.
+        skill: By baseline, 1 - RMSE of the global model / RMSE of the baseline on test: above 0 the global model is
+            better, 1 is perfect. None where the baseline made no error at all.
+        lower: To be added to the lower end that the chosen predictor names: P10 of the global model, the forecast of a
+            baseline. In the series' unit, from validation alone; None with fewer than `FEWEST_POINTS` points.
+        upper: The same for the upper end: P90, or the forecast.
+        coverage: Share of the test points that the interval held: what it is worth on points that it has not seen.
+        width: Mean width of the interval on the test points.
     """
 
     series: str
     unit: str
     horizon_steps: int
     horizon_seconds: float
+    chosen: str
+    validation_count: int
     count: int
-    model: Errors | None
-    baselines: Mapping[str, Errors]
+    errors: Mapping[str, Errors]
+    validation_rmse: Mapping[str, float]
     skill: Mapping[str, float | None]
     lower: float | None
     upper: float | None
     coverage: float | None
+    width: float | None
+
+    def __post_init__(self) -> None:
+        if self.errors and not {GLOBAL, self.chosen} <= set(self.errors):
+            raise ValueError(f"{self.series}: no errors of the global model, or of {self.chosen}, which serves")
 
 
-@dataclass(frozen=True, slots=True)
+@checked(frozen=True, slots=True, config=_STRICT)
 class Scores:
-    """All scores of a model on one node's validation windows.
+    """All scores on one node's held-out windows.
 
-    The interval (`Score.lower`, `Score.upper`) is nominally 80 %: its ends are order statistics of the errors on the
-    validation windows, widened for their number as in split conformal prediction. It promises what errors were, not
-    what they will be: neighbouring errors are alike, and a change of load is no part of it. `Score.coverage` says
-    what it held.
+    The interval is nominally 80 %. Its ends are moved by order statistics of what lay beyond them on validation, each
+    end for itself, widened for the number of points: split conformal prediction, of the global model's quantiles as in
+    Romano et al. (2019). It promises what errors were, not what they will be: neighbouring errors are alike, and a
+    change of load is no part of it. `Score.coverage` says what it held.
 
     Args:
-        train_windows: On which the baselines were fitted.
-        validation_windows: On which all was measured.
+        train_windows: On which all that is fitted on the node was fitted.
+        held_out_windows: On which all was measured, validation and test together.
         scores: Series by series in the schema's order, horizons ascending.
     """
 
     train_windows: int
-    validation_windows: int
+    held_out_windows: int
     scores: tuple[Score, ...]
 
     def of(self, series: str, horizon_steps: int) -> Score | None:
@@ -103,96 +142,316 @@ class Scores:
             SchemaMismatch: it is something else.
         """
         try:
-            fields = dict(data)  # type: ignore[call-overload]
-            scores = tuple(_score_from(dict(item)) for item in fields.pop("scores"))
-            return cls(scores=scores, **fields)
-        except (TypeError, ValueError, KeyError) as error:
+            return cls(**dict(data))  # type: ignore[call-overload]
+        except (TypeError, ValueError) as error:
             raise SchemaMismatch("these are no scores") from error
 
 
-def evaluate(model: Forecaster, scaler: Scaler, schema: Schema, train: Windows, validation: Windows) -> Scores:
-    """Measure a model on validation windows, beside the baselines fitted on the training windows.
+@checked(frozen=True, slots=True, config=_STRICT)
+class Mean:
+    """Mean errors of one predictor over the nodes on which it was measured.
 
-    A point counts for all of them or for none: its target was measured, and the model and each baseline forecast it.
+    Args:
+        nodes: How many these are.
+        mae: Mean of the nodes' MAE, in the series' unit.
+        rmse: Mean of the nodes' RMSE, in the series' unit.
+        smape: Mean of the nodes' sMAPE, in percent.
+        mase: Mean of the nodes' MASE, over those that have one; None if none has.
+    """
+
+    nodes: int
+    mae: float
+    rmse: float
+    smape: float
+    mase: float | None
+
+
+@checked(frozen=True, slots=True, config=_STRICT)
+class Summary:
+    """How good the predictors are at one series and one horizon over all nodes with a test point of it.
+
+    Args:
+        series: Its name.
+        unit: Of errors and width.
+        horizon_steps: How far ahead, in rows.
+        horizon_seconds: The same in seconds.
+        nodes: How many there are.
+        means: Mean errors of the global model, of what is served, and of each baseline.
+        beats: By baseline, the share of the nodes with it on which the global model's RMSE is less.
+        served_beats: The same of what is served; where that is the baseline itself, it does not beat it.
+        chosen: On how many nodes each predictor serves.
+        coverage: Mean share that the served intervals held, over the nodes that have one.
+        width: Mean width of these.
+    """
+
+    series: str
+    unit: str
+    horizon_steps: int
+    horizon_seconds: float
+    nodes: int
+    means: Mapping[str, Mean]
+    beats: Mapping[str, float]
+    served_beats: Mapping[str, float]
+    chosen: Mapping[str, int]
+    coverage: float | None
+    width: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """Read what `to_dict` wrote, also after a way through JSON.
+
+        Raises:
+            SchemaMismatch: it is something else.
+        """
+        try:
+            return cls(**dict(data))  # type: ignore[call-overload]
+        except (TypeError, ValueError) as error:
+            raise SchemaMismatch("this is no summary of scores") from error
+
+
+def evaluate(model: Forecaster, linear: Linear, schema: Schema, train: Windows, held_out: Windows) -> Scores:
+    """Measure a model with a node's own linear part on held-out windows, beside baselines fitted to the training ones.
 
     Raises:
-        SchemaMismatch: model, scaler, schema and windows are of different shapes.
+        SchemaMismatch: model, linear part, schema and windows are of different shapes.
     """
-    if not len(schema) == train.width == validation.width or train.horizons != validation.horizons:
-        raise SchemaMismatch("schema, training and validation windows must share their series and horizons")
-    forecasts = {MODEL: predict(model, scaler, validation.inputs)}
-    if forecasts[MODEL].shape != validation.targets.shape:
-        raise SchemaMismatch(
-            f"a model of {model.shape.horizons} horizons cannot be measured at {len(validation.horizons)}"
-        )
-    forecasts |= Baselines.fit(train).predict(validation.inputs)
-    residuals = {name: validation.targets - values for name, values in forecasts.items()}
-    usable = np.logical_and.reduce([np.isfinite(values) for values in residuals.values()])
-    scores = tuple(
-        _score(
-            series,
-            (steps, steps * validation.period_ns / NANOSECONDS),
-            {name: values[usable[:, row, column], row, column] for name, values in residuals.items()},
-        )
-        for column, series in enumerate(schema.series)
-        for row, steps in enumerate(validation.horizons)
-    )
-    return Scores(len(train), len(validation), scores)
+    from icosfl.train.loop import predict
+
+    quantiles = predict(model, linear, held_out.inputs, held_out.last_times)
+    return score(schema, train, held_out, quantiles, Baselines.fit(train).predict(held_out.inputs, held_out.seasonal))
 
 
-def interval(residuals: Values) -> tuple[float, float]:
-    """Ends of an interval that holds at least 80 % of exchangeable errors like these, shape [n], n at least 1.
+def score(
+    schema: Schema, train: Windows, held_out: Windows, quantiles: Values, predictions: Mapping[str, Values]
+) -> Scores:
+    """Measure forecasts of held-out windows.
 
-    They are the order statistics of rank floor((n + 1) / 10) from either side, and the smallest and largest error
-    where n < 9 is too few for the 80 %.
+    Args:
+        schema: Of the windows' series.
+        train: What the baselines and the linear part were fitted to.
+        held_out: Windows whose targets lie after the training part's.
+        quantiles: The global model's, ascending, in real units, shape [n, h, k, 3].
+        predictions: The baselines' forecasts by name, shape [n, h, k].
+
+    Raises:
+        SchemaMismatch: the parts are of different shapes.
     """
-    ordered = np.sort(residuals)
-    rank = max((len(ordered) + 1) // TAIL_PARTS, 1)
-    return float(ordered[rank - 1]), float(ordered[-rank])
+    _check(schema, train, held_out, quantiles, predictions)
+    older = _older_half(held_out)
+    steps = mean_steps(train)
+    scores = []
+    for column, series in enumerate(schema.series):
+        for row, horizon in enumerate(held_out.horizons):
+            at = (slice(None), row, column)
+            simple = {name: values[at] for name, values in predictions.items()}
+            points = _points(held_out.targets[at], older, quantiles[at], simple)
+            seconds = horizon * held_out.period_ns / NANOSECONDS
+            scores.append(_score(series, (horizon, seconds), points, float(steps[column])))
+    return Scores(len(train), len(held_out), tuple(scores))
 
 
-def _score(series: Series, horizon: tuple[int, float], residuals: dict[str, Values]) -> Score:
-    count = len(residuals[MODEL])
-    errors = {name: _errors(values) for name, values in residuals.items()} if count else {}
-    model = errors.pop(MODEL, None)
-    lower, upper = interval(residuals[MODEL]) if count else (None, None)
+def summary(all_scores: Mapping[str, Scores]) -> tuple[Summary, ...]:
+    """Summarise the scores of many nodes, by series and horizon in the order in which they come.
+
+    A node without a test point of a series has no part in it. Equal names in different units are different series.
+    """
+    groups: dict[tuple[str, str, int, float], list[Score]] = {}
+    for scores in all_scores.values():
+        for item in scores.scores:
+            if GLOBAL in item.errors:
+                place = (item.series, item.unit, item.horizon_steps, item.horizon_seconds)
+                groups.setdefault(place, []).append(item)
+    return tuple(_summary(found) for found in groups.values())
+
+
+def mean_steps(train: Windows) -> Values:
+    """Mean absolute difference of two neighbouring rows of the training part, shape [k], in the series' units.
+
+    Each pair counts once, in however many windows it is. NaN for a series without a pair.
+    """
+    means = np.full(train.width, np.nan)
+    for series in range(train.width):
+        whole = np.flatnonzero(~np.isnan(train.inputs[:, -1, series]))
+        if len(whole) == 0:
+            continue
+        since = np.diff(train.last_times[whole]) // train.period_ns
+        follows = np.concatenate([[False], since == 1])
+        within = _first_seen(train.inputs[whole[~follows], :, series], np.append(train.window, since[since != 1]))
+        ends = train.inputs[whole, -1, series]
+        differences = np.abs(np.concatenate([within, np.diff(ends)[follows[1:]]]))
+        if len(differences):
+            means[series] = differences.mean()
+    return means
+
+
+def offsets(below: Values, above: Values) -> tuple[float, float] | None:
+    """How far to move the ends of an interval so that each leaves out one outcome in ten.
+
+    Args:
+        below: Outcomes less the lower end, shape [n].
+        above: Outcomes less the upper end, shape [n].
+
+    Returns:
+        The order statistics of rank floor((n + 1) / 10) from below and from above: a new outcome, exchangeable with
+        these, lies beyond either with a probability of at most 1 in 10. None where n is less than `FEWEST_POINTS`.
+    """
+    rank = (len(below) + 1) // TAIL_PARTS
+    if rank == 0:
+        return None
+    return float(np.sort(below)[rank - 1]), float(np.sort(above)[-rank])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Points:
+    """What was to be forecast at one series and horizon, and what was: only where the global model forecast.
+
+    Args:
+        targets: Shape [n].
+        older: Which points are validation, shape [n].
+        quantiles: Shape [n, 3].
+        forecasts: By predictor, shape [n]: the global model's, and those of the baselines that forecast all points.
+    """
+
+    targets: Values
+    older: NDArray[np.bool_]
+    quantiles: Values
+    forecasts: Mapping[str, Values]
+
+    def ends(self, predictor: str) -> tuple[Values, Values]:
+        """Lower and upper end that a predictor names, before they are calibrated."""
+        if predictor == GLOBAL:
+            return self.quantiles[:, 0], self.quantiles[:, -1]
+        return self.forecasts[predictor], self.forecasts[predictor]
+
+
+def _check(
+    schema: Schema, train: Windows, held_out: Windows, quantiles: Values, predictions: Mapping[str, Values]
+) -> None:
+    if not len(schema) == train.width == held_out.width or train.horizons != held_out.horizons:
+        raise SchemaMismatch("schema, training and held-out windows must share their series and horizons")
+    shape = held_out.targets.shape
+    if quantiles.shape != (*shape, len(QUANTILES)):
+        raise SchemaMismatch(f"quantiles of shape {quantiles.shape} are not of targets of shape {shape}")
+    for name, values in predictions.items():
+        if values.shape != shape:
+            raise SchemaMismatch(f"{name} forecasts of shape {values.shape} are not of targets of shape {shape}")
+
+
+def _older_half(windows: Windows) -> NDArray[np.bool_]:
+    """Which windows are validation, shape [n]; at any one horizon, they are those whose targets are older."""
+    if len(windows) == 0:
+        return np.zeros(0, np.bool_)
+    return np.asarray(windows.last_times < np.sort(windows.last_times)[len(windows) // 2], np.bool_)
+
+
+def _points(targets: Values, older: NDArray[np.bool_], quantiles: Values, predictions: Mapping[str, Values]) -> _Points:
+    usable = np.isfinite(targets) & np.isfinite(quantiles).all(axis=1)
+    told = quantiles[usable]
+    simple = {name: values[usable] for name, values in predictions.items()}
+    able = {name: values for name, values in simple.items() if bool(np.isfinite(values).all())}
+    return _Points(targets[usable], older[usable], told, {GLOBAL: told[:, len(QUANTILES) // 2], **able})
+
+
+def _first_seen(inputs: Values, since: NDArray[np.int64]) -> Values:
+    """Differences within windows [m, window] that no window before had, each `since` [m] steps after the last one."""
+    differences = np.diff(inputs, axis=1)
+    from_end = np.arange(differences.shape[1], 0, -1)
+    return np.asarray(differences[from_end <= since[:, None]])
+
+
+def _score(series: Series, horizon: tuple[int, float], points: _Points, step: float) -> Score:
+    older, newer = points.older, ~points.older
+    validation_count, count = int(older.sum()), int(newer.sum())
+    residuals = {name: points.targets - values for name, values in points.forecasts.items()}
+    validation = {name: _rmse(values[older]) for name, values in residuals.items() if validation_count}
+    chosen = min(validation, key=validation.__getitem__) if validation_count >= FEWEST_POINTS else GLOBAL
+    lower, upper = points.ends(chosen)
+    moved = offsets((points.targets - lower)[older], (points.targets - upper)[older])
+    errors = {
+        name: _errors(points.targets[newer], values[newer], step) for name, values in points.forecasts.items() if count
+    }
+    coverage, width = _held(points, chosen, moved) if moved and count else (None, None)
     return Score(
         series=series.name,
         unit=series.unit,
         horizon_steps=horizon[0],
         horizon_seconds=horizon[1],
+        chosen=chosen,
+        validation_count=validation_count,
         count=count,
-        model=model,
-        baselines=errors,
-        skill={name: _skill(model, baseline) for name, baseline in errors.items()} if model else {},
-        lower=lower,
-        upper=upper,
-        coverage=_coverage(residuals[MODEL]),
+        errors=errors,
+        validation_rmse=validation,
+        skill={name: _skill(errors[GLOBAL], theirs) for name, theirs in errors.items() if name != GLOBAL},
+        lower=moved[0] if moved else None,
+        upper=moved[1] if moved else None,
+        coverage=coverage,
+        width=width,
     )
 
 
-def _errors(residuals: Values) -> Errors:
-    return Errors(float(np.abs(residuals).mean()), float(np.sqrt((residuals**2).mean())))
+def _held(points: _Points, chosen: str, moved: tuple[float, float]) -> tuple[float, float]:
+    """Share of the test points that the calibrated interval holds, and its mean width; it always holds the forecast."""
+    newer = ~points.older
+    targets, forecasts = points.targets[newer], points.forecasts[chosen][newer]
+    below, above = (ends[newer] for ends in points.ends(chosen))
+    lower, upper = np.minimum(below + moved[0], forecasts), np.maximum(above + moved[1], forecasts)
+    return float(((targets >= lower) & (targets <= upper)).mean()), float((upper - lower).mean())
+
+
+def _errors(targets: Values, forecasts: Values, step: float) -> Errors:
+    distances = np.abs(targets - forecasts)
+    sizes = np.abs(targets) + np.abs(forecasts)
+    smape = 200 * (distances / np.where(sizes > 0, sizes, 1.0)).mean()
+    mae = float(distances.mean())
+    return Errors(mae, _rmse(distances), float(smape), mae / step if step > 0 else None)
+
+
+def _rmse(residuals: Values) -> float:
+    return float(np.sqrt((residuals**2).mean()))
 
 
 def _skill(model: Errors, baseline: Errors) -> float | None:
     return 1 - model.rmse / baseline.rmse if baseline.rmse > 0 else None
 
 
-def _coverage(residuals: Values) -> float | None:
-    """Share of the newer half within the interval of the older half; None where this is too small for an interval."""
-    half = len(residuals) // 2
-    if half < TAIL_PARTS - 1:
-        return None
-    lower, upper = interval(residuals[:half])
-    newer = residuals[half:]
-    return float(((newer >= lower) & (newer <= upper)).mean())
-
-
-def _score_from(fields: dict[str, Any]) -> Score:
-    model = fields.pop("model")
-    return Score(
-        model=None if model is None else Errors(**model),
-        baselines={name: Errors(**errors) for name, errors in dict(fields.pop("baselines")).items()},
-        **fields,
+def _summary(scores: Sequence[Score]) -> Summary:
+    first = scores[0]
+    names = tuple(dict.fromkeys(name for item in scores for name in item.errors))
+    measured = {name: [item.errors[name] for item in scores if name in item.errors] for name in names}
+    ours = [item.errors[GLOBAL] for item in scores]
+    served = [item.errors[item.chosen] for item in scores]
+    simple = [name for name in names if name != GLOBAL]
+    return Summary(
+        series=first.series,
+        unit=first.unit,
+        horizon_steps=first.horizon_steps,
+        horizon_seconds=first.horizon_seconds,
+        nodes=len(scores),
+        means={name: _mean(found) for name, found in {**measured, SERVED: served}.items()},
+        beats={name: _share(ours, [item.errors.get(name) for item in scores]) for name in simple},
+        served_beats={name: _share(served, [item.errors.get(name) for item in scores]) for name in simple},
+        chosen={name: sum(item.chosen == name for item in scores) for name in names},
+        coverage=_mean_of([item.coverage for item in scores]),
+        width=_mean_of([item.width for item in scores]),
     )
+
+
+def _mean(found: Sequence[Errors]) -> Mean:
+    mae, rmse, smape = (
+        float(np.mean([getattr(errors, name) for errors in found])) for name in ("mae", "rmse", "smape")
+    )
+    return Mean(len(found), mae, rmse, smape, _mean_of([errors.mase for errors in found]))
+
+
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _share(ours: Sequence[Errors], theirs: Sequence[Errors | None]) -> float:
+    """Share of the nodes that have theirs on which our RMSE is less."""
+    return float(np.mean([one.rmse < other.rmse for one, other in zip(ours, theirs, strict=True) if other is not None]))
