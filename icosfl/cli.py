@@ -128,9 +128,9 @@ def train(
 ) -> None:
     """Train the global model in one federated run, and show what it is worth on every node."""
     from icosfl.fleet.everywhere import ask_all, seconds_between_looks
-    from icosfl.fleet.outlook import await_new_models
+    from icosfl.fleet.outlook import await_new_models, summarise
     from icosfl.fleet.rounds import parse_overrides
-    from icosfl.fleet.screens import skill_note, skill_screen
+    from icosfl.fleet.screens import fleet_screen, forecast_screen, skill_note
 
     session = _session(context, inventory, as_json)
     fleet = session.fleet()
@@ -144,8 +144,11 @@ def train(
     with session.screen.status("waiting for every node to measure the new model"):
         every = seconds_between_looks(fleet.hosts, *NEW_MODEL_LOOKS)
         found = await_new_models(lambda: ask_all(fleet), before, NEW_MODEL_SECONDS, every=every)
-    code = session.tell(result, nodes=found)
-    session.screen.print(skill_screen(found), skill_note(), sep="\n")
+    summaries = summarise(found)
+    code = session.tell(result, nodes=found, summary=summaries)
+    for each in found:
+        session.screen.print(forecast_screen(each))
+    session.screen.print(skill_note(), fleet_screen(summaries), sep="\n\n")
     _leave(code)
 
 
@@ -156,7 +159,7 @@ def forecast(
     inventory: InventoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what every node forecasts, how sure it is, and whether it beats simple forecasts."""
+    """Show what every node forecasts, how sure it is, and whether the global model beats simple forecasts."""
     from icosfl.fleet.everywhere import ask_all
     from icosfl.fleet.screens import forecast_screen, skill_note, where_to_look
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from icosfl.errors import IcosflError
 from icosfl.fleet.place import Place
 from icosfl.serve.client import read_forecast, read_readiness
 from icosfl.serve.values import ForecastPage, StoreState
+from icosfl.train.scores import Summary, summary
 
 ASK_SECONDS = 5.0
 POLL_SECONDS = 0.5
@@ -46,6 +47,12 @@ def ask(place: Place) -> Outlook:
         return Outlook(place.name, None, None, str(error))
     problem = "" if page.forecasts else "; ".join(page.reasons) or "it has no forecasts and does not say why"
     return Outlook(place.name, page, store, problem)
+
+
+def summarise(outlooks: Iterable[Outlook]) -> tuple[Summary, ...]:
+    """How good the predictors are over all nodes that have measured them, by series and horizon."""
+    pages = {each.host: each.page for each in outlooks if each.page is not None}
+    return summary({host: page.evaluation.scores for host, page in pages.items() if page.evaluation is not None})
 
 
 def await_new_models(  # noqa: PLR0913 (the last two are for tests)

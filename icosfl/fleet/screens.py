@@ -18,9 +18,20 @@ from icosfl.fleet.preflight import Check
 from icosfl.fleet.status import FleetStatus, HostStatus, ServiceStatus
 from icosfl.fleet.watch import Reading, Value
 from icosfl.serve.values import Forecast, Readiness
+from icosfl.train.baselines import GLOBAL, NAMES
+from icosfl.train.scores import SERVED, Summary
 
-BASELINES = ("persistence", "moving_average", "ar")
+# Predictors as the heads of columns.
+SHORT = {
+    GLOBAL: "global",
+    "persistence": "persist",
+    "moving_average": "mean",
+    "seasonal_naive": "season",
+    "ar": "AR",
+    "nlinear": "NLin",
+}
 UNITS = {"1": "", "MiBy": "MiB"}  # UCUM as people write it
+VERSUS = ("skill", "of the", "global", "model", "vs")  # one over each baseline
 LEVELS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 MINUTE, HOUR, DAY = 60, 3600, 86400
 # Where services of a host over SSH write; others have files.
@@ -174,16 +185,18 @@ def doctor_screen(checks: Sequence[Check]) -> RenderableType:
 
 
 def forecast_screen(outlook: Outlook) -> RenderableType:
-    """A node's forecasts beside what was measured, and how good they are."""
+    """A node's forecasts beside what was measured, what serves them, and how good they are."""
     page, store = outlook.page, outlook.store
     title = Text.assemble((outlook.host, "bold"), f"  {store.rows} rows stored" if store else "")
     if page is not None and page.model is not None:
         title.append(f"  model {page.model.digest[:12]}, round {page.model.round}", style="dim")
     if page is None or not page.forecasts:
         return Group(title, Text(f"  no forecast: {outlook.problem}\n", style="yellow"))
-    share = f"{page.interval:.0%}\ninterval>" if page.interval is not None else "\ninterval>"
-    versus = ("skill vs\npersistence>", "moving\naverage>", "\nAR>")
-    table = _grid("\nseries", "\nlast>", "\nahead>", "\nforecast>", share, "\nheld>", *versus)
+    if page.evaluation is not None:
+        title.append(f"  checked on {page.evaluation.scores.held_out_windows} windows", style="dim")
+    interval = f"{page.interval:.0%}\ninterval>" if page.interval is not None else "\ninterval>"
+    first = ("\nseries", "\nlast>", "\nahead>", "\nserved", "\nforecast>", interval, "\nheld>", "\nRMSE>")
+    table = _grid(*first, *(f"{word}\n{SHORT[name]}>" for word, name in zip(VERSUS, NAMES, strict=True)))
     table.padding = (0, 1, 0, 0)
     for _, group in groupby(page.forecasts, key=lambda forecast: forecast.series):
         for index, forecast in enumerate(group):
@@ -195,55 +208,63 @@ def forecast_screen(outlook: Outlook) -> RenderableType:
 
 def _forecast(forecast: Forecast, *, first: bool) -> Iterator[RenderableType]:
     yield forecast.series if first else ""
-    yield number(forecast.last, forecast.unit) if first else ""
+    yield number(forecast.last) if first else ""
     yield duration(forecast.horizon_seconds)
-    yield number(forecast.value)
+    yield SHORT.get(forecast.model, forecast.model)
+    yield number(forecast.value, forecast.unit)
     lower, upper = number(forecast.lower), number(forecast.upper)
     yield f"{lower}…{upper}" if forecast.lower is not None and forecast.upper is not None else "-"
-    yield f"{forecast.coverage:.0%}" if forecast.coverage is not None else "-"
-    for baseline in BASELINES:
+    yield share(forecast.coverage)
+    served = forecast.errors.get(forecast.model)
+    yield number(served.rmse if served else None)
+    for baseline in NAMES:
         yield skill(forecast.skill.get(baseline))
 
 
+def fleet_screen(summaries: Sequence[Summary]) -> RenderableType:
+    """Over all nodes: how far off each predictor is, what nodes serve, and where the global model is the better one."""
+    if not summaries:
+        return Text("no node has measured its forecasts yet", style="yellow")
+    first = ("series", "ahead>", "held>", SHORT[GLOBAL] + ">", "served>")
+    table = _grid(*first, *(f"{SHORT[name]}>" for name in NAMES), "nodes serve")
+    table.padding = (0, 1, 0, 0)
+    for each in summaries:
+        errors = (_mean_rmse(each, name) for name in (GLOBAL, SERVED, *NAMES))
+        chosen = ", ".join(f"{SHORT.get(name, name)} {count}" for name, count in each.chosen.items() if count)
+        table.add_row(each.series, duration(each.horizon_seconds), share(each.coverage), *errors, chosen)
+        beats = (Text(share(each.beats.get(name)), style="dim") for name in NAMES)
+        table.add_row(f"in {UNITS.get(each.unit, each.unit)}" if each.unit != "1" else "", *[""] * 4, *beats, "")
+    note = "mean RMSE over the nodes; below each baseline, the share of the nodes on which the global model beats it"
+    return Group(table, Text(note, style="dim"))
+
+
+def _mean_rmse(summary: Summary, predictor: str) -> str:
+    """The mean over the nodes; `-` for a predictor that was not measured on all of them: it cannot be compared."""
+    mean = summary.means.get(predictor)
+    return number(mean.rmse if mean is not None and mean.nodes == summary.nodes else None)
+
+
+def share(value: float | None) -> str:
+    """A share of a whole: `78%`; `-` when there is none."""
+    return "-" if value is None else f"{value:.0%}"
+
+
 def skill(value: float | None) -> Text:
-    """A skill with its sign: green where the model beats the baseline, red where it does not."""
+    """A skill with its sign: green where the global model beats the baseline, red where it does not."""
     if value is None:
         return Text("-", style="dim")
-    return Text(f"{value:+.2f}", style="green" if value > 0 else "red")
+    return Text(f"{value:+.2f}" if abs(value) < 10 else f"{value:+.0f}", style="green" if value > 0 else "red")
 
 
 def skill_note() -> Text:
     """What the numbers mean."""
     return Text(
-        "skill = 1 - RMSE of the model / RMSE of the baseline, on this node's newest rows, which the model "
-        "was not taught; below 0 the baseline is better. held: how often such an interval enclosed what came.",
+        "served: what did best on the older half of the newest rows, which none was taught. On their newer half: "
+        "held = how often the interval held what came; RMSE = the error of what is served, in its unit; "
+        "skill = 1 - RMSE of the global model / RMSE of the baseline, below 0 the baseline is better. "
+        "mean: moving average, season: as one season ago.",
         style="dim",
     )
-
-
-def skill_screen(outlooks: Iterable[Outlook]) -> RenderableType:
-    """For each node how many of its forecasts beat each baseline."""
-    table = _grid(
-        "\nnode", "\nmodel", "\nmeasured on>", "forecasts that beat\npersistence>", "moving\naverage>", "\nAR>"
-    )
-    for outlook in outlooks:
-        page = outlook.page
-        if page is None or page.evaluation is None or page.model is None:
-            table.add_row(outlook.host, Text(outlook.problem or "not measured yet", style="yellow"))
-            continue
-        table.add_row(
-            outlook.host,
-            f"{page.model.digest[:12]}, round {page.model.round}",
-            f"{page.evaluation.validation_windows} windows",
-            *(beaten(page.forecasts, baseline) for baseline in BASELINES),
-        )
-    return table
-
-
-def beaten(forecasts: Sequence[Forecast], baseline: str) -> str:
-    """`7 of 9`: in how many of the forecasts that could be measured the model beats the baseline."""
-    skills = [value for forecast in forecasts if (value := forecast.skill.get(baseline)) is not None]
-    return f"{sum(value > 0 for value in skills)} of {len(skills)}" if skills else "-"
 
 
 def where_to_look(hosts: Iterable[Host]) -> RenderableType:

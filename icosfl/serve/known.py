@@ -13,6 +13,7 @@ from icosfl.serve.predict import Outlook
 from icosfl.serve.predictor import Predictor
 from icosfl.serve.values import ForecastPage, Readiness, StoreState, to_datetime
 from icosfl.store.base import StoreInfo
+from icosfl.train.scores import INTERVAL
 
 NANOSECONDS = 1_000_000_000
 SENDERS = "see whether host_metrics and otlp_bridge run on this node"
@@ -28,7 +29,7 @@ class Known:
         store_trouble: Why the store did not answer the last time; empty when it did.
         model: The model in service.
         model_trouble: Why a newer model was not taken; empty when there is none.
-        measured: How good the model in service is on this node.
+        measured: How good the model in service and the baselines are on this node.
         measure_trouble: Why it could not be measured the last time; empty when it could.
         outlook: The forecasts from rows and model.
         outlook_trouble: Why there are none from them.
@@ -74,10 +75,10 @@ def forecast_page(known: Known, node: NodeConfig, now_ns: int) -> ForecastPage:
         generated=known.generated if outlook else None,
         based_on=to_datetime(outlook.last_time) if outlook else None,
         model=known.model.info if known.model else None,
-        evaluation=known.measured.evaluation if known.measured else None,
-        interval=known.measured.interval if known.measured else None,
+        interval=INTERVAL if known.measured else None,
         forecasts=outlook.forecasts if outlook else (),
         omitted=outlook.omitted if outlook else (),
+        evaluation=known.measured.evaluation if known.measured else None,
     )
 
 
@@ -118,8 +119,12 @@ def _warnings(known: Known) -> tuple[str, ...]:
     found = []
     if known.model is not None and known.model_trouble:
         found.append(f"a newer model was not taken: {known.model_trouble}")
-    if known.model is not None and known.measure_trouble:
-        found.append(f"the model could not be measured on this node: {known.measure_trouble}")
+    if known.model is not None and known.measured is None:
+        why = f" ({known.measure_trouble})" if known.measure_trouble else ""
+        found.append(f"the model has not been checked on this node yet, so its forecasts have no interval{why}")
+    elif known.measure_trouble:
+        found.append(f"the model could not be checked anew on this node: {known.measure_trouble}")
     if known.outlook is not None:
         found += [f"{item.series} is not forecast: {item.reason}" for item in known.outlook.omitted]
+        found += known.outlook.warnings
     return tuple(found)

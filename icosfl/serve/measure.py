@@ -1,10 +1,11 @@
-"""How good the model is on this node: measured on rows that it was not taught, beside simple forecasts.
+"""How good the global model and the baselines are on this node: measured on rows that none of them was taught.
 
 The rows are cut in time. The cutoff stands at the share of the node's rows, counted from the oldest, that the run
 trained on (`Artifact.train_fraction`). When the run trained here, it cut the rows of that time at the same share; since
 then rows came at the new end and left at the old one, so the cutoff of now is not before the run's: the model was
-taught no row after it. Where the run left its own cutoff beside the model, the later of the two counts. AR is fitted
-to the rows up to the cutoff, and all are measured on the same windows, whose targets lie after it.
+taught no row after it. Where the run left its own cutoff beside the model, the later of the two counts. The node's own
+linear part and the baselines are fitted to the rows up to the cutoff, and all are measured on the same windows, whose
+targets lie after it: see `icosfl.train.scores`.
 """
 
 from __future__ import annotations
@@ -13,17 +14,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from icosfl.errors import NotReady
 from icosfl.schema import Rows
 from icosfl.serve.values import Evaluation, to_datetime
 from icosfl.train.artifact import Artifact
 from icosfl.train.baselines import Baselines
-from icosfl.train.local import Prepared, cutoff_of
+from icosfl.train.linear import Linear
+from icosfl.train.local import cutoff_of
 
 if TYPE_CHECKING:
     from icosfl.train.evaluation import Evaluation as SavedEvaluation
-    from icosfl.train.model import Forecaster
-    from icosfl.train.scores import Scores
 
 # Numbers in the windows of each part at most (16 MB), so that a full store costs a small host little. What is left out
 # are the oldest rows of the training part, and those right after the cutoff, which moves on.
@@ -32,60 +31,43 @@ MOST_NUMBERS = 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A model's quality on one node.
+    """What was measured on one node, and what was fitted there.
 
     Args:
-        scores: By series and horizon, on the validation part.
-        baselines: The simple forecasts, AR fitted to the training part.
         evaluation: What was measured, and when.
-        interval: The share that the scores' intervals are meant to enclose.
+        baselines: Fitted to the training part.
+        linear: The node's own linear part, fitted likewise.
     """
 
-    scores: Scores
-    baselines: Baselines
     evaluation: Evaluation
-    interval: float
+    baselines: Baselines
+    linear: Linear
 
 
-def measure(network: Forecaster, artifact: Artifact, prepared: Prepared, newest_ns: int, now: datetime) -> Measured:
-    """Measure a model on a node's own windows.
+def measured_of(saved: SavedEvaluation, until_ns: int | None) -> Measured:
+    """Return what an evaluation of a model says.
 
     Args:
-        network: The model's network with its weights.
-        artifact: The model.
-        prepared: The node's windows, cut by `part_of`.
-        newest_ns: Time of the newest row in them, in nanoseconds since the epoch.
-        now: When this is.
+        saved: The evaluation.
+        until_ns: The newest row in it, in nanoseconds since the epoch; None when that is not known.
 
     Raises:
-        NotReady: there is no window before, or none after the cutoff.
+        ValueError: it does not say properly when it was made.
     """
-    from icosfl.train.scores import INTERVAL, evaluate
-
-    train, validation = prepared.train, prepared.validation
-    if len(train) == 0 or len(validation) == 0:
-        raise NotReady(
-            f"its rows give {len(train)} windows up to the cutoff and {len(validation)} after it, "
-            "and both parts need at least one"
-        )
-    scores = evaluate(network, artifact.scaler, prepared.schema, train, validation)
-    evaluation = Evaluation(to_datetime(prepared.cutoff_ns), to_datetime(newest_ns), len(train), len(validation), now)
-    return Measured(scores, Baselines.fit(train), evaluation, INTERVAL)
+    when = datetime.fromisoformat(saved.measured)
+    until = when if until_ns is None else to_datetime(until_ns)
+    evaluation = Evaluation(to_datetime(saved.cutoff_ns), until, when, saved.scores)
+    return Measured(evaluation, saved.baselines, saved.linear)
 
 
 def restore(saved: SavedEvaluation, artifact: Artifact) -> Measured | None:
     """Return what the node measured when the model was handed out; None if it belongs to another model."""
-    from icosfl.train.scores import INTERVAL
-
-    if saved.baselines.horizons != artifact.horizons or len(saved.baselines.centre) != len(artifact.schema):
+    if saved.linear.weights.shape != (len(artifact.schema), artifact.window, len(artifact.horizons)):
         return None
     try:
-        when = datetime.fromisoformat(saved.measured)
+        return measured_of(saved, None)
     except ValueError:
         return None
-    scores = saved.scores
-    evaluation = Evaluation(to_datetime(saved.cutoff_ns), when, scores.train_windows, scores.validation_windows, when)
-    return Measured(scores, saved.baselines, evaluation, INTERVAL)
 
 
 def part_of(rows: Rows, artifact: Artifact, least_cutoff_ns: int) -> tuple[Rows, int]:

@@ -72,44 +72,56 @@ def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
 
 
 def _forecasts(page: ForecastPage) -> Iterator[Metric]:
-    of_series = ("series", "horizon_seconds", "unit")
-    value = GaugeMetricFamily("icosfl_forecast", "Forecast in the series' unit.", labels=of_series)
-    lower = GaugeMetricFamily("icosfl_forecast_lower", "Lower end of the forecast's interval.", labels=of_series)
-    upper = GaugeMetricFamily("icosfl_forecast_upper", "Upper end of the forecast's interval.", labels=of_series)
-    simple = GaugeMetricFamily(
-        "icosfl_forecast_baseline", "What a simple forecast says of the same moment.", labels=(*of_series, "baseline")
-    )
-    rmse = GaugeMetricFamily(
-        "icosfl_forecast_rmse",
-        "Root mean squared error on the node's own validation part, in the series' unit.",
-        labels=(*of_series, "predictor"),
-    )
-    skill = GaugeMetricFamily(
-        "icosfl_forecast_skill",
-        "1 - RMSE of the model / RMSE of the baseline on the node's own validation part.",
-        labels=("series", "horizon_seconds", "baseline"),
-    )
-    last = GaugeMetricFamily("icosfl_forecast_last", "Newest measured value of the series.", labels=("series", "unit"))
+    """The series of the forecasts. Their names and labels stay when another predictor takes over: one says which."""
+    place = ("series", "horizon_seconds")
+    units, models, baselines = (*place, "unit"), (*place, "model"), (*place, "baseline")
+    value = _family("", "Forecast in the series' unit.", units)
+    lower = _family("_lower", "Lower end of the forecast's interval.", units)
+    upper = _family("_upper", "Upper end of the forecast's interval.", units)
+    width = _family("_width", "Mean width of such an interval on the node's own test part.", units)
+    coverage = _family("_coverage", "Share of the test part that such an interval held.", place)
+    served = _family("_served", "Which predictor makes the forecast; always 1.", models)
+    candidate = _family("_candidate", "What each predictor says of the same moment.", (*units, "model"))
+    errors = {
+        "mae": _family("_mae", "Mean absolute error on the node's own test part.", (*units, "model")),
+        "rmse": _family("_rmse", "Root mean squared error there, in the series' unit.", (*units, "model")),
+        "smape": _family("_smape_percent", "Symmetric mean absolute percentage error there, 0 to 200.", models),
+        "mase": _family(
+            "_mase", "Mean absolute error there / mean step between two rows of the training part.", models
+        ),
+    }
+    skill = _family("_skill", "1 - RMSE of the global model / RMSE of the baseline there.", baselines)
+    last = _family("_last", "Newest measured value of the series.", ("series", "unit"))
     for item in page.forecasts:
-        labels = (item.series, f"{item.horizon_seconds:g}", item.unit)
-        _add(value, labels, item.value)
-        _add(lower, labels, item.lower)
-        _add(upper, labels, item.upper)
-        for name, number in item.baselines.items():
-            _add(simple, (*labels, name), number)
-        for name, number in item.rmse.items():
-            _add(rmse, (*labels, name), number)
+        at = (item.series, f"{item.horizon_seconds:g}")
+        _add(value, (*at, item.unit), item.value)
+        _add(lower, (*at, item.unit), item.lower)
+        _add(upper, (*at, item.unit), item.upper)
+        _add(width, (*at, item.unit), item.width)
+        _add(coverage, at, item.coverage)
+        _add(served, (*at, item.model), 1)
+        for name, number in item.candidates.items():
+            _add(candidate, (*at, item.unit, name), number)
+        for name, told in item.errors.items():
+            _add(errors["mae"], (*at, item.unit, name), told.mae)
+            _add(errors["rmse"], (*at, item.unit, name), told.rmse)
+            _add(errors["smape"], (*at, name), told.smape)
+            _add(errors["mase"], (*at, name), told.mase)
         for name, number in item.skill.items():
-            _add(skill, (item.series, f"{item.horizon_seconds:g}", name), number)
+            _add(skill, (*at, name), number)
     for series, (unit, number) in {item.series: (item.unit, item.last) for item in page.forecasts}.items():
         _add(last, (series, unit), number)
-    yield from (value, lower, upper, simple, rmse, skill, last)
+    yield from (value, lower, upper, width, coverage, served, candidate, *errors.values(), skill, last)
     if page.based_on is not None:
         yield _gauge(
             "icosfl_forecast_based_on_timestamp_seconds",
             "Time of the newest row that the forecasts are based on.",
             page.based_on.timestamp(),
         )
+
+
+def _family(name: str, text: str, labels: tuple[str, ...]) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"icosfl_forecast{name}", text, labels=labels)
 
 
 def _add(family: GaugeMetricFamily, labels: tuple[str, ...], value: float | None) -> None:

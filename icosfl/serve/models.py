@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from icosfl.config import NodeConfig, schema_of
+from icosfl.config import NodeConfig
 from icosfl.errors import CheckpointError, DataError
 from icosfl.serve.predictor import Predictor
 from icosfl.train.artifact import latest_digest, load_latest
@@ -46,7 +46,7 @@ class ModelWatch:
         if artifact is None:
             return None
         saved = self._saved_evaluation(artifact.digest)
-        return Predictor(artifact, schema_of(self._node.series), self._node, saved)
+        return Predictor(artifact, self._node, saved)
 
     def _saved_evaluation(self, digest: str) -> Evaluation | None:
         from icosfl.train.evaluation import load_evaluation

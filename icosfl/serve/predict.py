@@ -1,31 +1,24 @@
-"""From a model and a node's newest rows to forecasts in real units, beside what simple forecasts say."""
+"""From what the global model and the baselines say of a node's next moments to what it serves, in real units."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from icosfl.errors import NotReady
 from icosfl.process.clean import NANOSECONDS
 from icosfl.process.windows import LatestWindow
-from icosfl.schema import Rows, Schema, Values
+from icosfl.schema import Rows, Schema, Series, Values
 from icosfl.serve.limits import limits_of
 from icosfl.serve.measure import Measured
 from icosfl.serve.values import Forecast, Omitted, finite, to_datetime
 from icosfl.train.artifact import Artifact
-from icosfl.train.baselines import AR, NAMES, Baselines
+from icosfl.train.baselines import GLOBAL, NAMES
 from icosfl.train.local import Plan, newest_window
-
-if TYPE_CHECKING:
-    from icosfl.train.scores import Score
-
-MODEL = "model"
-
-# With fewer errors than this, none lies in a tail of 10 %: they cannot bear an interval of 80 %.
-FEWEST_POINTS = 9
+from icosfl.train.scores import Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +29,30 @@ class Outlook:
         last_time: Time of the newest row that they are based on, in nanoseconds since the epoch.
         forecasts: By series, then by horizon.
         omitted: The model's series that cannot be forecast from these rows.
+        warnings: What limits the forecasts.
     """
 
     last_time: int
     forecasts: tuple[Forecast, ...]
     omitted: tuple[Omitted, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Said:
+    """What the predictors say of one moment.
+
+    Args:
+        newest: The window that they start from.
+        quantiles: The global model's, in real units, NaN where it cannot forecast, shape [h, k, 3].
+        baselines: The baselines' forecasts [h, k] by name, likewise; without a measurement there are none.
+        seen: The newest rows of the model's series as they were measured, shape [window, k].
+    """
+
+    newest: LatestWindow
+    quantiles: Values
+    baselines: Mapping[str, Values]
+    seen: Values
 
 
 def window_of(rows: Rows, schema: Schema, plan: Plan) -> LatestWindow:
@@ -56,98 +68,113 @@ def window_of(rows: Rows, schema: Schema, plan: Plan) -> LatestWindow:
     return newest_window(rows, schema, plan)
 
 
-def state(artifact: Artifact, newest: LatestWindow, values: Values, seen: Values, measured: Measured | None) -> Outlook:
-    """Put the model's values beside intervals, simple forecasts and scores.
+def state(artifact: Artifact, said: Said, measured: Measured | None) -> Outlook:
+    """Choose for each series and horizon what is served, and put interval, candidates and errors beside it.
 
     Args:
-        artifact: The model.
-        newest: The window that it forecast from.
-        values: What it forecast, in real units, NaN where it cannot, shape [h, k].
-        seen: The newest rows of the model's series as they were measured, shape [window, k].
-        measured: How good the model is on this node, if that is known.
+        artifact: The global model.
+        said: What it and the baselines say.
+        measured: How good they are on this node, if that is known; without it the global model's median is served.
 
     Raises:
-        NotReady: no series was forecast.
+        NotReady: no series can be forecast.
     """
-    basis = _Basis(artifact, newest, values, seen, measured, _simple(newest, artifact.horizons, measured))
-    forecasts, omitted = [], []
-    for column, name in enumerate(artifact.schema.names):
-        if np.isfinite(values[:, column]).all():
-            forecasts += [_forecast(basis, column, row) for row in range(len(artifact.horizons))]
-        else:
-            omitted.append(Omitted(name, _why_not(basis, column)))
+    forecasts: list[Forecast] = []
+    omitted: list[Omitted] = []
+    warnings: list[str] = []
+    for column, series in enumerate(artifact.schema.series):
+        reason = _why_not(artifact, said, column)
+        if reason:
+            omitted.append(Omitted(series.name, reason))
+            continue
+        scores = [
+            measured.evaluation.scores.of(series.name, steps) if measured else None for steps in artifact.horizons
+        ]
+        found = [_forecast(artifact, said, (column, row), score) for row, score in enumerate(scores)]
+        warnings += _warnings(series, found, scores if measured else [], said.seen[:, column])
+        forecasts += found
     if not forecasts:
         raise NotReady("; ".join(f"{item.series}: {item.reason}" for item in omitted))
-    return Outlook(newest.last_time, tuple(forecasts), tuple(omitted))
+    return Outlook(said.newest.last_time, tuple(forecasts), tuple(omitted), tuple(warnings))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Basis:
-    """What `state` is given, and the simple forecasts [h, k] by name."""
-
-    artifact: Artifact
-    newest: LatestWindow
-    values: Values
-    seen: Values
-    measured: Measured | None
-    simple: Mapping[str, Values]
-
-
-def _forecast(basis: _Basis, column: int, row: int) -> Forecast:
-    artifact = basis.artifact
-    series, steps = artifact.schema.series[column], artifact.horizons[row]
-    low, high = limits_of(series.unit, basis.seen[:, column])
-    score = basis.measured.scores.of(series.name, steps) if basis.measured else None
-    value = float(basis.values[row, column])
-    lower, upper = _interval(value, score, low, high)
-    seconds = steps * artifact.period_seconds
-    simple = {name: finite(np.clip(values[row, column], low, high)) for name, values in basis.simple.items()}
+def _forecast(artifact: Artifact, said: Said, place: tuple[int, int], score: Score | None) -> Forecast:
+    column, row = place
+    series = artifact.schema.series[column]
+    limits = limits_of(series.unit, said.seen[:, column])
+    low, middle, high = np.clip(said.quantiles[row, column], *limits).tolist()
+    candidates: dict[str, float | None] = {GLOBAL: middle, **dict.fromkeys(NAMES)}
+    candidates |= {name: finite(np.clip(values[row, column], *limits)) for name, values in said.baselines.items()}
+    model, value = _served(candidates, score)
+    told = score if score is not None and score.chosen == model else None  # an interval is one predictor's
+    ends = (low, high) if model == GLOBAL else (value, value)
+    lower, upper = _interval(value, ends, told, limits)
+    seconds = artifact.horizons[row] * artifact.period_seconds
     return Forecast(
         series=series.name,
         unit=series.unit,
         horizon_seconds=seconds,
-        time=to_datetime(basis.newest.last_time + round(seconds * NANOSECONDS)),
-        last=float(basis.newest.inputs[0, -1, column]),
-        value=float(np.clip(value, low, high)),
+        time=to_datetime(said.newest.last_time + round(seconds * NANOSECONDS)),
+        last=float(said.newest.inputs[0, -1, column]),
+        model=model,
+        value=value,
         lower=lower,
         upper=upper,
-        coverage=score.coverage if score else None,
-        baselines=simple,
+        candidates=candidates,
+        errors=dict(score.errors) if score else {},
         skill={name: score.skill.get(name) if score else None for name in NAMES},
-        rmse=_rmse(score),
+        coverage=told.coverage if told else None,
+        width=told.width if told else None,
     )
 
 
-def _simple(newest: LatestWindow, horizons: tuple[int, ...], measured: Measured | None) -> dict[str, Values]:
-    """The baselines' forecasts [h, k]; AR is fitted when the model is measured, before that it has none."""
-    if measured is not None:
-        return {name: values[0] for name, values in measured.baselines.predict(newest.inputs).items()}
-    width = newest.inputs.shape[2]
-    unfitted = Baselines(np.zeros(width), np.ones((width, 1)), np.zeros((width, 1, len(horizons))), horizons)
-    forecasts = {name: values[0] for name, values in unfitted.predict(newest.inputs).items()}
-    forecasts[AR] = np.full_like(forecasts[AR], np.nan)
-    return forecasts
+def _served(candidates: Mapping[str, float | None], score: Score | None) -> tuple[str, float]:
+    """The predictor that was chosen on validation; where it has nothing to say now, the best one there that has."""
+    able = {name: value for name, value in candidates.items() if value is not None}
+    if score is None:
+        return GLOBAL, able[GLOBAL]
+    if score.chosen in able:
+        return score.chosen, able[score.chosen]
+    return min(able.items(), key=lambda item: score.validation_rmse.get(item[0], math.inf))
 
 
-def _interval(value: float, score: Score | None, low: float, high: float) -> tuple[float | None, float | None]:
-    """The ends of the interval, around the value and within the limits; None with too few points for its share."""
-    if score is None or score.lower is None or score.upper is None or score.count < FEWEST_POINTS:
+def _interval(
+    value: float, ends: tuple[float, float], score: Score | None, limits: tuple[float, float]
+) -> tuple[float | None, float | None]:
+    """The calibrated ends, around the value and within the limits; None where they were not calibrated."""
+    if score is None or score.lower is None or score.upper is None:
         return None, None
-    lower, upper = value + min(score.lower, 0.0), value + max(score.upper, 0.0)
-    return float(np.clip(lower, low, high)), float(np.clip(upper, low, high))
+    lower, upper = min(ends[0] + score.lower, value), max(ends[1] + score.upper, value)
+    return float(np.clip(lower, *limits)), float(np.clip(upper, *limits))
 
 
-def _rmse(score: Score | None) -> dict[str, float | None]:
-    if score is None or score.model is None:
-        return dict.fromkeys((MODEL, *NAMES))
-    return {MODEL: score.model.rmse, **{name: errors.rmse for name, errors in score.baselines.items()}}
+def _warnings(series: Series, found: list[Forecast], scores: list[Score | None], seen: Values) -> list[str]:
+    """What is to be said of a series' forecasts; `scores` is empty while nothing was measured on this node."""
+    warnings = []
+    known = seen[np.isfinite(seen)]
+    if len(known) > 1 and bool(np.all(known == known[0])):
+        warnings.append(
+            f"{series.name} is constant, {known[0]:g} {series.unit} in all of the newest {len(known)} rows: "
+            "see whether its sensor hangs"
+        )
+    if any(score is None or score.lower is None for score in scores):
+        warnings.append(f"{series.name} has too few rows yet to be checked on this node: it has no interval")
+    for forecast, score in zip(found, scores, strict=False):
+        if score is not None and score.chosen != forecast.model:
+            warnings.append(
+                f"{series.name} in {forecast.horizon_seconds:g} s: {score.chosen} would be served, but lacks a value "
+                f"now; {forecast.model} stands in, without an interval"
+            )
+    return warnings
 
 
-def _why_not(basis: _Basis, column: int) -> str:
-    seen = basis.seen[:, column]
-    if bool(basis.newest.present[column]):
-        known = bool(np.isfinite(basis.artifact.scaler.mean[column]))
-        return "the model's forecast is not finite" if known else "no node had it when the model was trained"
+def _why_not(artifact: Artifact, said: Said, column: int) -> str:
+    """Why a series is not forecast; "" when it is."""
+    seen = said.seen[:, column]
+    if bool(said.newest.present[column]):
+        if artifact.schema.names[column] not in artifact.taught:
+            return "no node had it when the model was trained"
+        return "" if np.isfinite(said.quantiles[:, column]).all() else "the model's forecast is not finite"
     have = int(np.isfinite(seen).sum())
     if have == 0:
         return f"this node has no value of it in the newest {len(seen)} rows"

@@ -145,7 +145,7 @@ class Keeper:
         rows, measured, trouble = None, None, ""
         try:
             rows = self._open().window().rows
-            measured = model.measure(rows, to_datetime(self._now_ns()))
+            measured = model.measure(rows)
         except IcosflError as error:
             trouble = str(error)
         # without an answer of the store it is tried again in the next turn

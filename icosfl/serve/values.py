@@ -15,6 +15,7 @@ import pydantic
 from pydantic import TypeAdapter
 
 from icosfl.errors import DataError
+from icosfl.train.scores import Errors, Scores
 
 EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
@@ -44,21 +45,23 @@ class StoreState:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How the model was last measured on this node: on rows after `cutoff` up to `until`, none of which it was taught.
+    """How the predictors were last checked on this node: on rows after `cutoff`, none of which they were taught.
+
+    These rows are cut in two. On the older half (validation) the predictor that is served was chosen and its interval
+    calibrated; on the newer half (test), which had no part in that, all errors, skill, coverage and width are told.
 
     Args:
-        cutoff: Rows up to here are the training part, to which AR is fitted.
+        cutoff: Rows up to here are the training part, to which the node's own linear part and the baselines are fitted.
         until: The newest row that was measured on.
-        train_windows: How many windows AR was fitted to.
-        validation_windows: How many windows were measured on.
         evaluated: When it was measured.
+        scores: How many windows there were on either side of the cutoff, and all that was measured, also of series
+            that cannot be forecast now.
     """
 
     cutoff: datetime
     until: datetime
-    train_windows: int
-    validation_windows: int
     evaluated: datetime
+    scores: Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +74,15 @@ class Forecast:
         horizon_seconds: How far ahead of the row that the page is based on; rows of single series may be newer.
         time: Which moment is forecast.
         last: The value measured there.
-        value: The model's forecast.
-        lower: The interval's lower end; None until the model has been measured on this node.
+        model: Which predictor is served: "global", or the baseline that was better on this node's validation part.
+        value: Its forecast; of the global model the median.
+        lower: The lower end of the interval around it; None until it has been checked on this node.
         upper: The interval's upper end; None likewise.
-        coverage: Share of the newer half of the validation part that an interval made from its older half enclosed.
-        baselines: What the simple forecasts say of the same moment, by name; None where one cannot be made.
-        skill: 1 - RMSE of the model / RMSE of the baseline on this node's validation part, by baseline.
-        rmse: Root mean squared error there in the series' unit: of the model and of each baseline.
+        candidates: What the global model and each baseline say of the same moment; None where one cannot say anything.
+        errors: Of each predictor on this node's test part.
+        skill: 1 - RMSE of the global model / RMSE of the baseline there, by baseline; None without either.
+        coverage: Share of the moments of the test part that such an interval held.
+        width: Its mean width there, in the series' unit.
     """
 
     series: str
@@ -85,13 +90,15 @@ class Forecast:
     horizon_seconds: float
     time: datetime
     last: float
+    model: str
     value: float
     lower: float | None
     upper: float | None
-    coverage: float | None
-    baselines: dict[str, float | None]
+    candidates: dict[str, float | None]
+    errors: dict[str, Errors]
     skill: dict[str, float | None]
-    rmse: dict[str, float | None]
+    coverage: float | None
+    width: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +132,11 @@ class ForecastPage:
         host: The node's name.
         generated: When the forecasts were made.
         based_on: The time of the newest row that they are based on.
-        model: The model that made them.
-        evaluation: How that model was measured on this node.
-        interval: The share of moments that lower and upper are meant to enclose; None without a measurement.
+        model: The global model in service; each forecast says whether it is served or a baseline that is better here.
+        interval: The share of moments that lower and upper are meant to enclose; None until they were checked here.
         forecasts: By series, then by horizon.
         omitted: The model's series that this node cannot forecast.
+        evaluation: How the predictors were checked on this node; None until then.
     """
 
     ready: bool
@@ -139,10 +146,10 @@ class ForecastPage:
     generated: datetime | None
     based_on: datetime | None
     model: ModelInfo | None
-    evaluation: Evaluation | None
     interval: float | None
     forecasts: tuple[Forecast, ...]
     omitted: tuple[Omitted, ...]
+    evaluation: Evaluation | None
 
 
 def to_json(value: Readiness | ForecastPage) -> bytes:

@@ -145,9 +145,11 @@ def test_rows_in_dataclay_and_a_model_make_forecasts_near_the_truth(
             assert item.lower is not None
             assert item.upper is not None
             assert item.lower <= item.value <= item.upper
-            assert item.rmse["model"] is not None
-            assert item.rmse["model"] < 0.15 * unit
-            assert item.baselines["persistence"] == item.last
+            assert item.value == item.candidates[item.model]
+            assert item.errors[item.model].rmse < 0.15 * unit
+            assert item.errors["global"].rmse < 0.15 * unit
+            assert item.candidates["persistence"] == item.last
+            assert item.candidates["seasonal_naive"] == pytest.approx(then, abs=1e-3)
             assert item.skill["persistence"] is not None
             assert item.skill["persistence"] > 0.5
 
@@ -166,6 +168,12 @@ def test_rows_in_dataclay_and_a_model_make_forecasts_near_the_truth(
         }
         newest_page = read_forecast(service.address, 10)
         assert shown == {(item.series, item.horizon_seconds): item.value for item in newest_page.forecasts}
+        served = {
+            (sample.labels["series"], float(sample.labels["horizon_seconds"]), sample.labels["model"])
+            for sample in samples
+            if sample.name == "icosfl_forecast_served"
+        }
+        assert served == {(item.series, item.horizon_seconds, item.model) for item in newest_page.forecasts}
         assert service.stop() == 0
         assert "Traceback" not in service.log.read_text()
 

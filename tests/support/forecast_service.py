@@ -18,17 +18,17 @@ from pydantic import TypeAdapter
 
 from icosfl.config import Endpoint, ForecastConfig, NodeConfig, SeriesConfig, StoreConfig
 from icosfl.errors import Unavailable
-from icosfl.process.scale import Moments
 from icosfl.schema import Rows, Schema
 from icosfl.train.artifact import Artifact, now_utc, save
+from icosfl.train.linear import fit_blend, fit_common
 from icosfl.train.local import Plan, cut, cutoff_of
 from icosfl.train.loop import fit
-from icosfl.train.model import build, to_arrays
+from icosfl.train.model import build, take_common, to_arrays
 from icosfl.train.shape import ModelShape
 from support.dataclay_stack import free_ports
 
 PERIOD_SECONDS, MAX_GAP_SECONDS = 1.0, 3.0
-WINDOW, HORIZONS = 12, (1, 5)
+WINDOW, HORIZONS, SEASON = 12, (1, 5), 20
 
 T = TypeVar("T")
 
@@ -99,21 +99,21 @@ def running_forecast(
 
 def taught(rows: Rows, schema: Schema, directory: Path, epochs: int) -> Artifact:
     """A model of the first three quarters of the rows, saved where the service looks."""
-    plan = Plan(schema.names, WINDOW, HORIZONS, PERIOD_SECONDS, MAX_GAP_SECONDS)
-    cutoff = cutoff_of(rows, 0.75)
-    train = cut(rows, schema, plan, cutoff).train
-    scaler = Moments.of(rows.values[rows.times <= cutoff]).scaler()
-    shape = ModelShape(series=len(schema), horizons=len(HORIZONS), hidden=16, layers=1)
+    plan = Plan(schema.names, WINDOW, HORIZONS, SEASON, PERIOD_SECONDS, MAX_GAP_SECONDS)
+    prepared = cut(rows, schema, plan, cutoff_of(rows, 0.75))
+    shape = ModelShape("lstm", series=len(schema), horizons=len(HORIZONS), window=WINDOW, hidden=16, layers=1)
     model = build(shape, seed=1)
-    fit(model, train, scaler, epochs=epochs, learning_rate=0.01, batch_size=32, seed=1)
+    take_common(model, fit_common(prepared.train))
+    linear = fit_blend(prepared.train)
+    fit(model, prepared.train, linear, epochs=epochs, learning_rate=0.01, batch_size=32, seed=1)
     artifact = Artifact(
         schema=schema,
         period_seconds=PERIOD_SECONDS,
-        window=WINDOW,
         horizons=HORIZONS,
+        season=SEASON,
         train_fraction=0.75,
-        scaler=scaler,
         shape=shape,
+        taught=prepared.present,
         run=f"run-{epochs}",
         round=epochs,
         nodes=("worker1",),

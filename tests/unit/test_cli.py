@@ -164,7 +164,7 @@ def test_train_overrides_single_values_and_shows_every_node(project: Path, monke
 
     assert result.exit_code == 0, result.output
     assert "{'window': '20s', 'num-server-rounds': 2}" in result.output
-    assert "worker-1  no model yet" in result.output
+    assert "worker-1\n  no forecast: no model yet" in result.output
 
 
 def test_a_failed_run_ends_with_its_exit_code_and_no_summary(project: Path) -> None:

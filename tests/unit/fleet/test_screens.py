@@ -11,16 +11,15 @@ import pytest
 from rich.console import Console, RenderableType
 
 from icosfl.fleet.live import show_lines, show_table
-from icosfl.fleet.outlook import Outlook, await_new_models
+from icosfl.fleet.outlook import Outlook, await_new_models, summarise
 from icosfl.fleet.plain import plain
 from icosfl.fleet.preflight import Check
 from icosfl.fleet.screens import (
-    beaten,
     doctor_screen,
     duration,
+    fleet_screen,
     forecast_screen,
     number,
-    skill_screen,
     status_screen,
     watch_line,
     watch_screen,
@@ -29,6 +28,8 @@ from icosfl.fleet.screens import (
 from icosfl.fleet.status import FleetStatus, HostStatus, ServiceStatus
 from icosfl.fleet.watch import Reading, Value
 from icosfl.serve.values import Evaluation, Forecast, ForecastPage, ModelInfo, Omitted, Readiness, StoreState
+from icosfl.train.baselines import NAMES
+from icosfl.train.scores import Errors, Score, Scores, summary
 from support.fleet import make_host
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -36,23 +37,33 @@ MODEL = ModelInfo("ab12cd34ef567890", "run-1", 3, ("worker-1", "worker-2"), NOON
 STORE = StoreState(240, 600, NOON, 0.4)
 
 
-def forecast_of(series: str, horizon: float, value: float, skill: float | None) -> Forecast:
+def forecast_of(series: str, horizon: float, value: float, skill: float | None, unit: str = "%") -> Forecast:
+    """A forecast that AR serves, off by 0.5, where the global model is off by 0.75."""
     return Forecast(
-        series,
-        "%",
-        horizon,
-        NOON,
-        12.5,
-        value,
-        value - 2,
-        value + 2,
-        0.78,
-        {},
-        {"persistence": skill, "moving_average": 0.5, "ar": None},
-        {},
+        series=series,
+        unit=unit,
+        horizon_seconds=horizon,
+        time=NOON,
+        last=12.5,
+        model="ar",
+        value=value,
+        lower=value - 2,
+        upper=value + 2,
+        candidates={},
+        errors={"global": Errors(0.7, 0.75, 5.0, 0.9), "ar": Errors(0.4, 0.5, 4.0, 0.8)},
+        skill={"persistence": skill, "moving_average": 0.5, "seasonal_naive": None, "ar": -0.5, "nlinear": -12.34},
+        coverage=0.78,
+        width=4.0,
     )
 
 
+def score_of(series: str, horizon: float, chosen: str, errors: dict[str, float], coverage: float | None) -> Score:
+    """The score of RMSE by predictor."""
+    found = {name: Errors(rmse, rmse, 1.0, None) for name, rmse in errors.items()}
+    return Score(series, "%", round(horizon), horizon, chosen, 14, 14, found, errors, {}, None, None, coverage, None)
+
+
+SCORES = Scores(90, 28, (score_of("cpu_usage", 1, "ar", {"global": 3.0, "ar": 2.0, "persistence": 4.0}, 0.75),))
 FORECASTS = (forecast_of("cpu_usage", 1, 13.25, 0.21), forecast_of("cpu_usage", 300, 17.5, -0.4))
 PAGE = ForecastPage(
     True,
@@ -62,10 +73,10 @@ PAGE = ForecastPage(
     NOON,
     NOON,
     MODEL,
-    Evaluation(NOON, NOON, 90, 28, NOON),
     0.8,
     FORECASTS,
     (Omitted("power", "this host has no meter"),),
+    Evaluation(NOON, NOON, NOON, SCORES),
 )
 OUTLOOK = Outlook("worker-1", PAGE, STORE, "")
 READING = Reading(
@@ -118,11 +129,13 @@ def test_durations_read_as_people_say_them(seconds: float | None, text: str) -> 
 def test_a_forecast_stands_beside_last_value_interval_and_skill() -> None:
     text = shown(forecast_screen(OUTLOOK))
 
-    assert line_of(text, "worker-1") == "worker-1 240 rows stored model ab12cd34ef56, round 3"
-    assert line_of(text, "cpu_usage") == "cpu_usage 12.50 % 1 s 13.25 11.25…15.25 78% +0.21 +0.50 -"
-    assert line_of(text, "5 min") == "5 min 17.50 15.50…19.50 78% -0.40 +0.50 -"
-    assert "80%" in text
-    assert max(len(line.rstrip()) for line in shown(forecast_screen(OUTLOOK), width=80).splitlines()) <= 80
+    assert line_of(text, "worker-1") == ("worker-1 240 rows stored model ab12cd34ef56, round 3 checked on 28 windows")
+    assert line_of(text, "cpu_usage") == "cpu_usage 12.50 1 s AR 13.25 % 11.25…15.25 78% 0.50 +0.21 +0.50 - -0.50 -12"
+    assert line_of(text, "5 min") == "5 min AR 17.50 % 15.50…19.50 78% 0.50 -0.40 +0.50 - -0.50 -12"
+    assert line_of(text, "80%") == "80% skill of the global model vs"
+    assert line_of(text, "series") == (
+        "series last ahead served forecast interval held RMSE persist mean season AR NLin"
+    )
     assert "power: not forecast: this host has no meter" in text
     assert "the newest row is old" in text
 
@@ -141,16 +154,76 @@ def test_a_node_without_forecast_says_why() -> None:
     assert "no forecast: no model yet (icosfl train)" in text
 
 
-def test_forecasts_that_beat_a_baseline_are_counted() -> None:
-    assert beaten(FORECASTS, "persistence") == "1 of 2"
-    assert beaten(FORECASTS, "ar") == "-"
+@pytest.mark.parametrize(
+    ("width", "horizon", "value", "line"),
+    [
+        (100, 300, 12345.6, "5 min persist 12346 MiB 12344…12348 78% 2346 -123 +0.50 - -0.50 -12"),
+        (120, 90, 123456.7, "1 min 30 s persist 123457 MiB 123455…123459 78% 2346 -123 +0.50 - -0.50 -12"),
+    ],
+)
+def test_a_screen_of_forecasts_is_whole_in_its_width(width: int, horizon: float, value: float, line: str) -> None:
+    wide = replace(
+        forecast_of("memory_usage", horizon, value, -123.4, "MiBy"),
+        last=12345.6,
+        model="persistence",
+        errors={"persistence": Errors(1234.5, 2345.6, 5.0, None)},
+    )
+    outlook = replace(OUTLOOK, page=replace(PAGE, forecasts=(FORECASTS[0], wide)))
+
+    lines = [each.rstrip() for each in shown(forecast_screen(outlook), width).splitlines()]
+
+    assert max(map(len, lines)) <= width
+    assert line_of("\n".join(lines), "memory_usage") == f"memory_usage 12346 {line}"
 
 
-def test_the_summary_of_a_run_counts_for_each_node() -> None:
-    text = shown(skill_screen([OUTLOOK, Outlook("worker-2", None, None, "its service does not answer")]))
+def test_after_a_run_a_table_tells_of_all_nodes_how_far_off_each_predictor_is() -> None:
+    other = score_of(
+        "cpu_usage", 1, "global", {"global": 1.0, "ar": 2.0, "persistence": 1.0, "seasonal_naive": 3.0}, 0.85
+    )
+    page = replace(PAGE, evaluation=Evaluation(NOON, NOON, NOON, Scores(90, 28, (other,))))
+    silent = Outlook("worker-3", None, None, "its service does not answer")
 
-    assert line_of(text, "worker-1") == "worker-1 ab12cd34ef56, round 3 28 windows 1 of 2 2 of 2 -"
-    assert line_of(text, "worker-2") == "worker-2 its service does not answer"
+    summaries = summarise([OUTLOOK, Outlook("worker-2", page, STORE, ""), silent])
+    text = shown(fleet_screen(summaries), 100)
+
+    assert line_of(text, "series") == "series ahead held global served persist mean season AR NLin nodes serve"
+    # the global model is off by 3 and 1, what is served by 2 and 1; only one node could measure the seasonal forecast
+    assert line_of(text, "cpu_usage") == "cpu_usage 1 s 80% 2.00 1.50 2.50 - - 2.00 - global 1, AR 1"
+    assert line_of(text, "in %") == "in % 50% - 100% 50% -"
+    assert [(each.nodes, each.chosen) for each in summaries] == [
+        (2, {"global": 1, "ar": 1, "persistence": 0, "seasonal_naive": 0})
+    ]
+    assert plain(summaries)[0]["means"]["served"]["rmse"] == 1.5
+
+
+def test_a_table_of_all_nodes_fits_100_columns() -> None:
+    errors = dict.fromkeys(("global", *NAMES), 12345.6)
+    names = ("global", "persistence", "seasonal_naive", "ar")
+    scores = {
+        f"worker-{index}": Scores(9, 9, (replace(score_of("memory_usage", 300, name, errors, 1.0), unit="MiBy"),))
+        for index, name in enumerate(names)
+    }
+
+    text = shown(fleet_screen(summary(scores)), 100)
+
+    assert line_of(text, "memory_usage").startswith("memory_usage 5 min 100% 12346 12346 12346 12346 12346 12346 12346")
+    assert "in MiB" in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+
+
+def test_without_a_measurement_the_table_of_all_nodes_says_so() -> None:
+    assert "no node has measured" in shown(fleet_screen(()))
+
+
+def test_a_forecast_that_was_not_checked_has_neither_interval_nor_error() -> None:
+    raw = replace(FORECASTS[0], model="global", lower=None, upper=None, errors={}, skill={}, coverage=None, width=None)
+
+    text = shown(
+        forecast_screen(replace(OUTLOOK, page=replace(PAGE, evaluation=None, interval=None, forecasts=(raw,))))
+    )
+
+    assert line_of(text, "cpu_usage") == "cpu_usage 12.50 1 s global 13.25 % - - - - - - - -"
+    assert "checked on" not in text
 
 
 def test_services_are_shown_with_state_port_pid_and_problem() -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from icosfl.config import Endpoint, ForecastConfig, NodeConfig, SeriesConfig, StoreConfig, schema_of
-from icosfl.process.scale import Scaler
 from icosfl.schema import Rows, Schema, Series, Values
 from icosfl.store.memory import MemoryStore
 from icosfl.train.artifact import Artifact
@@ -20,7 +19,7 @@ from icosfl.train.shape import ModelShape
 SECOND = 1_000_000_000
 START = 1_772_366_400 * SECOND
 SCHEMA = Schema((Series("cpu_usage", "%"), Series("memory_usage", "MiBy"), Series("power", "W")))
-WINDOW, HORIZONS = 10, (1, 5)
+WINDOW, HORIZONS, SEASON = 10, (1, 5), 60
 
 
 def _rows(count: int, start: int = START, gap_after: int | None = None, gap: int = 0) -> Rows:
@@ -35,33 +34,34 @@ def _rows(count: int, start: int = START, gap_after: int | None = None, gap: int
 
 
 def _artifact(round_number: int = 1, **changes: Any) -> Artifact:
-    """A model that was taught nothing yet: it forecasts the last value."""
+    """A model that was taught nothing: it forecasts the last value, or what a node's own linear part does."""
     schema: Schema = changes.pop("schema", SCHEMA)
-    shape = ModelShape(series=len(schema), horizons=len(HORIZONS), hidden=4, layers=1)
-    mean = np.array([50.0, 1000.0, 100.0])[: len(schema)]
+    shape = ModelShape(network="lstm", series=len(schema), horizons=len(HORIZONS), window=WINDOW, hidden=4, layers=1)
+    arrays = to_arrays(build(shape, seed=1))
+    arrays[0][:, -1, :] = 1.0  # the common linear part
     artifact = Artifact(
         schema=schema,
         period_seconds=1.0,
-        window=WINDOW,
         horizons=HORIZONS,
+        season=SEASON,
         train_fraction=0.75,
-        scaler=Scaler(mean, np.full(len(schema), 20.0)),
         shape=shape,
+        taught=schema.names,
         run="run-1",
         round=round_number,
         nodes=("worker1", "worker2"),
         created="2026-03-01T12:00:00+00:00",
         parent=None,
-        arrays=tuple(to_arrays(build(shape, seed=1))),
+        arrays=tuple(arrays),
     )
     return replace(artifact, **changes)
 
 
 def _shifting_artifact(change: Values, **changes: Any) -> Artifact:
-    """A model that forecasts the last value plus `change` [h, k], in shares of the window's spread."""
+    """A model that forecasts the same plus `change` [h, k], in shares of the window's spread."""
     artifact = _artifact(**changes)
     arrays = [array.copy() for array in artifact.arrays]
-    arrays[-1][:] = change.reshape(-1)
+    arrays[-1].reshape(*change.shape, -1)[..., 1] += change
     return replace(artifact, arrays=tuple(arrays))
 
 

@@ -21,6 +21,7 @@ from icosfl.serve.values import (
     Readiness,
     StoreState,
 )
+from icosfl.train.scores import Errors, Scores
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 MODEL = ModelInfo("ab12", "run-1", 3, ("worker1", "worker2"), NOON)
@@ -30,13 +31,15 @@ FORECAST = Forecast(
     horizon_seconds=60.0,
     time=NOON + timedelta(seconds=60),
     last=40.0,
+    model="ar",
     value=42.5,
     lower=38.0,
     upper=47.0,
+    candidates={"global": 43.0, "persistence": 40.0, "seasonal_naive": None, "ar": 42.5},
+    errors={"global": Errors(1.5, 2.0, 4.0, 0.7), "ar": Errors(1.4, 1.9, 3.5, None)},
+    skill={"persistence": 0.2, "seasonal_naive": None, "ar": -0.05},
     coverage=0.81,
-    baselines={"persistence": 40.0, "moving_average": 41.0, "ar": None},
-    skill={"persistence": 0.2, "moving_average": -0.1, "ar": None},
-    rmse={"model": 2.0, "persistence": 2.5, "moving_average": 1.8, "ar": None},
+    width=8.5,
 )
 READY = Readiness(True, (), ("power is not forecast: no meter",), "worker1", StoreState(90, 100, NOON, 1.5), MODEL)
 PAGE = ForecastPage(
@@ -47,10 +50,10 @@ PAGE = ForecastPage(
     generated=NOON,
     based_on=NOON,
     model=MODEL,
-    evaluation=Evaluation(NOON, NOON, 60, 20, NOON),
     interval=0.8,
     forecasts=(FORECAST,),
     omitted=(Omitted("power", "no meter"),),
+    evaluation=Evaluation(NOON, NOON, NOON, Scores(60, 20, ())),
 )
 WHY = ("no model yet", "the store is empty")
 
@@ -161,6 +164,12 @@ def test_forecasts_have_the_promised_shape(ready: Client) -> None:
     page = strict(answer.content)
     assert (page["host"], page["interval"], page["based_on"]) == ("worker1", 0.8, "2026-03-01T12:00:00Z")
     assert page["omitted"] == [{"series": "power", "reason": "no meter"}]
+    assert page["evaluation"] == {
+        "cutoff": "2026-03-01T12:00:00Z",
+        "until": "2026-03-01T12:00:00Z",
+        "evaluated": "2026-03-01T12:00:00Z",
+        "scores": {"train_windows": 60, "held_out_windows": 20, "scores": []},
+    }
     assert page["forecasts"] == [
         {
             "series": "cpu_usage",
@@ -168,13 +177,18 @@ def test_forecasts_have_the_promised_shape(ready: Client) -> None:
             "horizon_seconds": 60.0,
             "time": "2026-03-01T12:01:00Z",
             "last": 40.0,
+            "model": "ar",
             "value": 42.5,
             "lower": 38.0,
             "upper": 47.0,
+            "candidates": {"global": 43.0, "persistence": 40.0, "seasonal_naive": None, "ar": 42.5},
+            "errors": {
+                "global": {"mae": 1.5, "rmse": 2.0, "smape": 4.0, "mase": 0.7},
+                "ar": {"mae": 1.4, "rmse": 1.9, "smape": 3.5, "mase": None},
+            },
+            "skill": {"persistence": 0.2, "seasonal_naive": None, "ar": -0.05},
             "coverage": 0.81,
-            "baselines": {"persistence": 40.0, "moving_average": 41.0, "ar": None},
-            "skill": {"persistence": 0.2, "moving_average": -0.1, "ar": None},
-            "rmse": {"model": 2.0, "persistence": 2.5, "moving_average": 1.8, "ar": None},
+            "width": 8.5,
         }
     ]
 
@@ -195,20 +209,45 @@ def test_a_node_that_is_not_ready_lives(unready: Client) -> None:
 def test_metrics_hold_forecasts_with_series_horizon_and_unit(ready: Client) -> None:
     found = samples(ready)
 
-    of_series = labels(series="cpu_usage", horizon_seconds="60", unit="%")
-    assert found["icosfl_forecast", of_series] == 42.5
-    assert found["icosfl_forecast_lower", of_series] == 38.0
-    assert found["icosfl_forecast_upper", of_series] == 47.0
-    assert found["icosfl_forecast_baseline", of_series | labels(baseline="persistence")] == 40.0
-    assert found["icosfl_forecast_rmse", of_series | labels(predictor="model")] == 2.0
-    skill = labels(series="cpu_usage", horizon_seconds="60")
-    assert found["icosfl_forecast_skill", skill | labels(baseline="moving_average")] == -0.1
+    horizon = labels(series="cpu_usage", horizon_seconds="60")
+    in_unit = horizon | labels(unit="%")
+    assert found["icosfl_forecast", in_unit] == 42.5
+    assert found["icosfl_forecast_lower", in_unit] == 38.0
+    assert found["icosfl_forecast_upper", in_unit] == 47.0
+    assert found["icosfl_forecast_width", in_unit] == 8.5
+    assert found["icosfl_forecast_coverage", horizon] == 0.81
+    assert found["icosfl_forecast_skill", horizon | labels(baseline="ar")] == -0.05
     assert found["icosfl_forecast_last", labels(series="cpu_usage", unit="%")] == 40.0
     assert found["icosfl_forecast_based_on_timestamp_seconds", labels()] == NOON.timestamp()
 
 
+def test_metrics_say_of_each_predictor_what_it_forecasts_and_how_far_off_it_was(ready: Client) -> None:
+    found = samples(ready)
+
+    horizon = labels(series="cpu_usage", horizon_seconds="60", model="global")
+    assert found["icosfl_forecast_candidate", horizon | labels(unit="%")] == 43.0
+    assert found["icosfl_forecast_mae", horizon | labels(unit="%")] == 1.5
+    assert found["icosfl_forecast_rmse", horizon | labels(unit="%")] == 2.0
+    assert found["icosfl_forecast_smape_percent", horizon] == 4.0
+    assert found["icosfl_forecast_mase", horizon] == 0.7
+
+
+def test_a_change_of_what_is_served_changes_no_series_but_the_one_that_names_it() -> None:
+    def shown(model: str) -> set[tuple[str, frozenset[tuple[str, str]]]]:
+        forecasts = (replace(FORECAST, model=model),)
+        found = samples(Client(Fixed(READY, replace(PAGE, forecasts=forecasts))))
+        return {key for key in found if key[0].startswith("icosfl")}
+
+    horizon = labels(series="cpu_usage", horizon_seconds="60")
+    assert shown("global") - shown("ar") == {("icosfl_forecast_served", horizon | labels(model="global"))}
+    assert shown("ar") - shown("global") == {("icosfl_forecast_served", horizon | labels(model="ar"))}
+
+
 def test_metrics_leave_out_what_has_no_value(ready: Client) -> None:
-    assert not [key for key in samples(ready) if ("baseline", "ar") in key[1]]
+    found = samples(ready)
+
+    assert not [key for key in found if {("baseline", "seasonal_naive"), ("model", "seasonal_naive")} & key[1]]
+    assert not [key for key in found if key[0] == "icosfl_forecast_mase" and ("model", "ar") in key[1]]
 
 
 def test_metrics_hold_the_store_the_model_and_the_services_own_counts(ready: Client) -> None:

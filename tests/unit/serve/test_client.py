@@ -13,7 +13,7 @@ from icosfl.serve.client import read_forecast, read_readiness
 from icosfl.serve.values import ForecastPage, Readiness, to_json
 
 UNREADY = Readiness(False, ("no model yet",), (), "worker1", None, None)
-PAGE = ForecastPage(False, ("no model yet",), (), "worker1", None, None, None, None, None, (), ())
+PAGE = ForecastPage(False, ("no model yet",), (), "worker1", None, None, None, None, (), (), None)
 
 
 @contextmanager

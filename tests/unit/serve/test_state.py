@@ -270,7 +270,7 @@ def test_too_few_rows_are_a_reason_that_goes_away_with_rows(
         until(lambda: keeper.page().ready)
         page = keeper.page()
 
-    assert any("could not be measured on this node" in text for text in page.warnings)
+    assert any("has not been checked on this node yet" in text for text in page.warnings)
     assert page.interval is None
     assert page.forecasts[0].lower is None
 

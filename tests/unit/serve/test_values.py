@@ -17,6 +17,7 @@ from icosfl.serve.values import (
     to_datetime,
     to_json,
 )
+from icosfl.train.scores import Errors
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 MODEL = ModelInfo("ab12", "run-1", 3, ("worker1", "worker2"), NOON)
@@ -24,20 +25,22 @@ MODEL = ModelInfo("ab12", "run-1", 3, ("worker1", "worker2"), NOON)
 
 def page_with(value: float) -> ForecastPage:
     forecast = Forecast(
-        "cpu_usage",
-        "%",
-        60.0,
-        NOON,
-        4.5,
-        value,
-        None,
-        None,
-        None,
-        {"persistence": 4.5, "ar": math.nan},
-        {"ar": -math.inf},
-        {},
+        series="cpu_usage",
+        unit="%",
+        horizon_seconds=60.0,
+        time=NOON,
+        last=4.5,
+        model="ar",
+        value=value,
+        lower=None,
+        upper=None,
+        candidates={"global": 4.5, "ar": math.nan},
+        errors={"global": Errors(mae=1.0, rmse=1.5, smape=12.0, mase=None)},
+        skill={"ar": -math.inf},
+        coverage=None,
+        width=None,
     )
-    return ForecastPage(True, (), (), "worker1", NOON, NOON, MODEL, None, 0.8, (forecast,), ())
+    return ForecastPage(True, (), (), "worker1", NOON, NOON, MODEL, 0.8, (forecast,), (), None)
 
 
 def test_json_turns_numbers_that_are_not_finite_into_null() -> None:
@@ -48,7 +51,7 @@ def test_json_turns_numbers_that_are_not_finite_into_null() -> None:
 
     forecast = json.loads(text, parse_constant=refuse)["forecasts"][0]
     assert forecast["value"] is None
-    assert forecast["baselines"] == {"persistence": 4.5, "ar": None}
+    assert forecast["candidates"] == {"global": 4.5, "ar": None}
     assert forecast["skill"] == {"ar": None}
 
 
@@ -59,6 +62,7 @@ def test_a_page_comes_back_from_its_json() -> None:
 
     assert back.forecasts[0].value == 5.25
     assert back.forecasts[0].time == NOON
+    assert back.forecasts[0].errors == {"global": Errors(mae=1.0, rmse=1.5, smape=12.0, mase=None)}
     assert back.model == MODEL
 
 
