@@ -215,8 +215,7 @@ def _fit(train: Windows, fit: Callable[[_Sums], Values]) -> Linear:
             continue
         inputs, targets = train.inputs[whole][:, :, series], train.targets[whole][:, :, series]
         times = train.last_times[whole]
-        centre = float(inputs.mean())
-        spread = float(np.sqrt(((inputs - centre) ** 2).mean())) or 1.0
+        centre, spread = _measure(inputs)
         scaled = np.concatenate([(inputs - centre) / spread, np.ones((len(inputs), 1))], axis=1)
         for index, steps in enumerate(train.horizons):
             told = ~np.isnan(targets[:, index])
@@ -229,6 +228,14 @@ def _fit(train: Windows, fit: Callable[[_Sums], Values]) -> Linear:
             bias[series, index] = centre * (1 - solution[:-1].sum()) + spread * solution[-1]
             noise[series, index] = np.sqrt(sums.all.error(solution)) * spread
     return Linear(weights, bias, noise)
+
+
+def _measure(inputs: Values) -> tuple[float, float]:
+    """Mean and spread of a series; of one that never moves exactly its value and 1: rounding is no spread."""
+    if inputs.min() == inputs.max():
+        return float(inputs[0, 0]), 1.0
+    centre = float(inputs.mean())
+    return centre, float(np.sqrt(((inputs - centre) ** 2).mean()))
 
 
 def _sums(windows: Values, targets: Values, times: NDArray[np.int64], ends: NDArray[np.int64]) -> _Sums:
