@@ -40,6 +40,7 @@ from icosfl.train.messages import Question, Task
 from icosfl.train.node import Job
 from icosfl.train.prune import prune_models
 from icosfl.train.records import array_record
+from icosfl.train.scores import summary
 
 logger = logging.getLogger(__name__)
 
@@ -171,6 +172,7 @@ class _Run:
         """
         artifact = rounds.artifact
         seconds = time.monotonic() - self._started
+        scores = {receipt.host: receipt.scores for receipt in delivery.received if receipt.scores is not None}
         result = {
             "run": self._run,
             "digest": artifact.digest,
@@ -179,9 +181,14 @@ class _Run:
             "seconds": seconds,
             "controller": {"host": self._node.host, **rounds.evaluation},
             "nodes": [
-                {"host": receipt.host, "scores": receipt.scores, "reason": receipt.reason}
+                {
+                    "host": receipt.host,
+                    "scores": None if receipt.scores is None else receipt.scores.to_dict(),
+                    "reason": receipt.reason,
+                }
                 for receipt in delivery.received
             ],
+            "summary": [each.to_dict() for each in summary(scores)],
             "missing": [{"host": absent.host, "reason": absent.reason} for absent in delivery.missing],
         }
         write_atomically(

@@ -86,7 +86,7 @@ def receive(node: NodeConfig, content: RecordDict, rows: Callable[[], Rows], sha
     except (NotReady, SchemaMismatch, Unavailable) as error:
         received = Received(node.host, model.digest, None, error.message)
     else:
-        received = Received(node.host, model.digest, evaluation.scores.to_dict(), "")
+        received = Received(node.host, model.digest, evaluation.scores, "")
         if share.has_newest:
             save_evaluation(evaluation, node.models_dir)
     artifacts.save(model, node.models_dir)

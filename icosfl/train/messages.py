@@ -10,6 +10,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked
 
 from icosfl.config import SeriesConfig
+from icosfl.train.scores import Scores
 
 Arrays = list[NDArray[Any]]
 
@@ -110,13 +111,13 @@ class Received:
     Args:
         host: The node's name.
         digest: Of the model.
-        scores: `Scores.to_dict` on the node's own rows, or None.
+        scores: On the node's own rows, or None.
         reason: Why there are no scores; "" when there are.
     """
 
     host: str
     digest: str
-    scores: dict[str, Any] | None
+    scores: Scores | None
     reason: str
 
 
