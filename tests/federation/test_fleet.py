@@ -53,6 +53,7 @@ KILLED_TOGETHER = {
     ],
 }
 NINE_NODES = json.dumps({"training_nodes": 9, "training_run_config": {"min-nodes": 9}})
+PREDICTORS = {"global", "persistence", "moving_average", "seasonal_naive", "ar", "nlinear"}
 # Where worker-2's bridge listens for collectors on other hosts, who trust no address of this machine but that.
 OUTSIDE = "127.0.0.2"
 GREEN_WITHIN_SECONDS = 90  # half a minute on an idle machine
@@ -231,7 +232,8 @@ def test_a_federated_run_gives_every_node_the_same_model_and_forecasts(fleet: Fl
         series = {(each["series"], each["unit"]) for each in answer["forecasts"]}
         assert {("cpu_usage", "%"), ("memory_usage", "MiBy"), ("load_1m", "1")} <= series
         for each in answer["forecasts"]:
-            assert set(each["baselines"]) == {"persistence", "moving_average", "ar"}
+            assert set(each["candidates"]) == PREDICTORS
+            assert each["candidates"][each["model"]] == each["value"]
             assert each["lower"] <= each["value"] <= each["upper"]
             assert each["series"] != "cpu_usage" or 0 <= each["value"] <= 100
 

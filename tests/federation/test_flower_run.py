@@ -146,7 +146,8 @@ def test_a_run_trains_says_what_it_does_and_hands_the_model_out(
     cpu = next(score for score in scores if score["series"] == "cpu_usage" and score["horizon_steps"] == 10)
     power = next(score for score in scores if score["series"] == "power")
     assert cpu["count"] > 30
-    assert set(cpu["baselines"]) == {"persistence", "moving_average", "ar"}
+    assert set(cpu["errors"]) == {"global", "persistence", "moving_average", "ar", "nlinear"}  # no season in 15 min
+    assert cpu["chosen"] in cpu["errors"]
     assert power["count"] == 0
 
     code, finish = federation.wait(capsys, run, "--finish")
@@ -159,6 +160,7 @@ def test_a_run_trains_says_what_it_does_and_hands_the_model_out(
     result = federation.result(run)
     assert [node["host"] for node in result["nodes"] if node["scores"]] == ["worker-1", "worker-2"]
     assert "20 rows" in result["nodes"][2]["reason"]
+    assert {(each["series"], each["nodes"]) for each in result["summary"]} == {("cpu_usage", 2)}
 
 
 def test_a_run_with_too_few_ready_nodes_fails_and_says_who_lacks_what(
