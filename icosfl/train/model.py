@@ -121,8 +121,8 @@ def look(inputs: Values, linear: Linear, times: Times | None) -> View:
     noise = np.where(linear.fitted, linear.noise.mean(axis=1), 0.0)
     floor = np.finfo(np.float32).tiny + np.abs(np.nan_to_num(centre)) * np.finfo(np.float64).eps
     spread = np.sqrt(np.nan_to_num(moved) ** 2 + (NOISE_SHARE * noise) ** 2 + floor**2)
-    usual = np.where(noise > 0, noise, 1.0)
-    flatness = np.where(noise > 0, np.log(np.nan_to_num(moved)[:, 0] / usual + FLATTEST) / 2, 0.0)
+    told = (noise > 0) & np.isfinite(moved[:, 0])
+    flatness = np.where(told, np.log(np.nan_to_num(moved)[:, 0] / np.where(noise > 0, noise, 1.0) + FLATTEST) / 2, 0.0)
     context = np.concatenate([flatness, _time_of_day(times, len(inputs))], axis=1)
     return View(_tensor(steps / spread), _tensor((expected - centre) / spread), _tensor(context), centre, spread)
 
