@@ -42,7 +42,8 @@ def number(value: float | None, unit: str = "") -> str:
     """A value in its unit, to about three places; `-` when there is none."""
     if value is None:
         return "-"
-    places = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2
+    large = abs(value)
+    places = 0 if large >= 1000 else 1 if large >= 100 else 2 if large >= 0.1 or large == 0 else 3
     return f"{value:.{places}f} {UNITS.get(unit, unit)}".strip()
 
 
@@ -234,8 +235,8 @@ def fleet_screen(summaries: Sequence[Summary]) -> RenderableType:
         table.add_row(each.series, duration(each.horizon_seconds), share(each.coverage), *errors, chosen)
         beats = (Text(share(each.beats.get(name)), style="dim") for name in NAMES)
         table.add_row(f"in {UNITS.get(each.unit, each.unit)}" if each.unit != "1" else "", *[""] * 4, *beats, "")
-    note = "mean RMSE over the nodes; below each baseline, the share of the nodes on which the global model beats it"
-    return Group(table, Text(note, style="dim"))
+    note = "over all nodes: mean RMSE, and below each baseline the share of nodes on which the global model beats it"
+    return Group(Text(note), table)
 
 
 def _mean_rmse(summary: Summary, predictor: str) -> str:

@@ -90,7 +90,7 @@ def state(artifact: Artifact, said: Said, measured: Measured | None) -> Outlook:
         scores = [
             measured.evaluation.scores.of(series.name, steps) if measured else None for steps in artifact.horizons
         ]
-        found = [_forecast(artifact, said, (column, row), score) for row, score in enumerate(scores)]
+        found = _forecasts(artifact, said, column, scores)
         warnings += _warnings(series, found, scores if measured else [], said.seen[:, column])
         forecasts += found
     if not forecasts:
@@ -98,34 +98,40 @@ def state(artifact: Artifact, said: Said, measured: Measured | None) -> Outlook:
     return Outlook(said.newest.last_time, tuple(forecasts), tuple(omitted), tuple(warnings))
 
 
-def _forecast(artifact: Artifact, said: Said, place: tuple[int, int], score: Score | None) -> Forecast:
-    column, row = place
+def _forecasts(artifact: Artifact, said: Said, column: int, scores: list[Score | None]) -> list[Forecast]:
+    """The forecasts of a series, by horizon."""
     series = artifact.schema.series[column]
     limits = limits_of(series.unit, said.seen[:, column])
-    low, middle, high = np.clip(said.quantiles[row, column], *limits).tolist()
-    candidates: dict[str, float | None] = {GLOBAL: middle, **dict.fromkeys(NAMES)}
-    candidates |= {name: finite(np.clip(values[row, column], *limits)) for name, values in said.baselines.items()}
-    model, value = _served(candidates, score)
-    told = score if score is not None and score.chosen == model else None  # an interval is one predictor's
-    ends = (low, high) if model == GLOBAL else (value, value)
-    lower, upper = _interval(value, ends, told, limits)
-    seconds = artifact.horizons[row] * artifact.period_seconds
-    return Forecast(
-        series=series.name,
-        unit=series.unit,
-        horizon_seconds=seconds,
-        time=to_datetime(said.newest.last_time + round(seconds * NANOSECONDS)),
-        last=float(said.newest.inputs[0, -1, column]),
-        model=model,
-        value=value,
-        lower=lower,
-        upper=upper,
-        candidates=candidates,
-        errors=dict(score.errors) if score else {},
-        skill={name: score.skill.get(name) if score else None for name in NAMES},
-        coverage=told.coverage if told else None,
-        width=told.width if told else None,
-    )
+    quantiles = np.clip(said.quantiles[:, column], *limits).tolist()
+    baselines = {name: np.clip(values[:, column], *limits).tolist() for name, values in said.baselines.items()}
+    last = float(said.newest.inputs[0, -1, column])
+    forecasts = []
+    for row, (steps, (low, middle, high), score) in enumerate(zip(artifact.horizons, quantiles, scores, strict=True)):
+        candidates = {GLOBAL: middle, **dict.fromkeys(NAMES)}
+        candidates |= {name: finite(values[row]) for name, values in baselines.items()}
+        model, value = _served(candidates, score)
+        told = score if score is not None and score.chosen == model else None  # an interval is one predictor's
+        lower, upper = _interval(value, (low, high) if model == GLOBAL else (value, value), told, limits)
+        seconds = steps * artifact.period_seconds
+        forecasts.append(
+            Forecast(
+                series=series.name,
+                unit=series.unit,
+                horizon_seconds=seconds,
+                time=to_datetime(said.newest.last_time + round(seconds * NANOSECONDS)),
+                last=last,
+                model=model,
+                value=value,
+                lower=lower,
+                upper=upper,
+                candidates=candidates,
+                errors=dict(score.errors) if score else {},
+                skill={name: score.skill.get(name) if score else None for name in NAMES},
+                coverage=told.coverage if told else None,
+                width=told.width if told else None,
+            )
+        )
+    return forecasts
 
 
 def _served(candidates: Mapping[str, float | None], score: Score | None) -> tuple[str, float]:
@@ -145,16 +151,16 @@ def _interval(
     if score is None or score.lower is None or score.upper is None:
         return None, None
     lower, upper = min(ends[0] + score.lower, value), max(ends[1] + score.upper, value)
-    return float(np.clip(lower, *limits)), float(np.clip(upper, *limits))
+    return max(lower, limits[0]), min(upper, limits[1])
 
 
 def _warnings(series: Series, found: list[Forecast], scores: list[Score | None], seen: Values) -> list[str]:
     """What is to be said of a series' forecasts; `scores` is empty while nothing was measured on this node."""
     warnings = []
-    known = seen[np.isfinite(seen)]
+    known, unit = seen[np.isfinite(seen)], "" if series.unit == "1" else f" {series.unit}"
     if len(known) > 1 and bool(np.all(known == known[0])):
         warnings.append(
-            f"{series.name} is constant, {known[0]:g} {series.unit} in all of the newest {len(known)} rows: "
+            f"{series.name} has the same value, {known[0]:g}{unit}, in all of its newest {len(known)} rows: "
             "see whether its sensor hangs"
         )
     if any(score is None or score.lower is None for score in scores):

@@ -165,6 +165,18 @@ def test_train_overrides_single_values_and_shows_every_node(project: Path, monke
     assert result.exit_code == 0, result.output
     assert "{'window': '20s', 'num-server-rounds': 2}" in result.output
     assert "worker-1\n  no forecast: no model yet" in result.output
+    assert "no node has measured its forecasts yet" in result.output
+
+
+def test_train_as_json_has_every_node_and_their_summary(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = lambda place: Outlook(place.name, None, None, "no model yet")  # noqa: E731
+    monkeypatch.setattr("icosfl.fleet.everywhere.ask", silent)
+
+    found = json.loads(call("-i", "lab", "train", "--json").output)
+
+    assert found["status"] == "ok"
+    assert [each["problem"] for each in found["nodes"]] == ["no model yet", "no model yet"]
+    assert found["summary"] == []
 
 
 def test_a_failed_run_ends_with_its_exit_code_and_no_summary(project: Path) -> None:
@@ -173,7 +185,7 @@ def test_a_failed_run_ends_with_its_exit_code_and_no_summary(project: Path) -> N
     result = call("-i", "lab", "train")
 
     assert result.exit_code == RunFailed.exit_code
-    assert "beats" not in result.output
+    assert "measured" not in result.output
 
 
 def test_status_of_an_empty_machine_is_not_green(project: Path) -> None:

@@ -14,6 +14,7 @@ from icosfl.fleet.live import show_lines, show_table
 from icosfl.fleet.outlook import Outlook, await_new_models, summarise
 from icosfl.fleet.plain import plain
 from icosfl.fleet.preflight import Check
+from icosfl.fleet.report import Report, from_plain, to_plain
 from icosfl.fleet.screens import (
     doctor_screen,
     duration,
@@ -102,6 +103,8 @@ def line_of(text: str, word: str) -> str:
         (1234.5, "MiBy", "1234 MiB"),
         (123.45, "W", "123.5 W"),
         (0.42, "1", "0.42"),
+        (0.0123, "1", "0.012"),
+        (0.0, "W", "0.00 W"),
         (None, "W", "-"),
     ],
 )
@@ -363,6 +366,12 @@ def test_values_become_json_with_their_properties() -> None:
 
 def with_digest(digest: str) -> Outlook:
     return Outlook("worker-1", replace(PAGE, model=replace(MODEL, digest=digest)), STORE, "")
+
+
+def test_forecasts_of_another_host_come_over_the_wire_as_they_were() -> None:
+    sent = json.loads(json.dumps(to_plain(Report(outlook=OUTLOOK)), allow_nan=False))
+
+    assert from_plain(sent).outlook == OUTLOOK
 
 
 def test_new_models_are_awaited_until_each_node_answers_with_one() -> None:

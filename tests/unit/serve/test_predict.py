@@ -323,9 +323,10 @@ def test_a_constant_series_is_named_with_its_value_and_rows(
     outlook = model.outlook(rows, model.measure(rows) if checked else None)
 
     assert (
-        "cpu_usage is constant, 12.5 % in all of the newest 10 rows: see whether its sensor hangs" in outlook.warnings
+        "cpu_usage has the same value, 12.5 %, in all of its newest 10 rows: see whether its sensor hangs"
+        in outlook.warnings
     )
-    assert not any("memory_usage is constant" in text for text in outlook.warnings)
+    assert not any("memory_usage has the same value" in text for text in outlook.warnings)
     assert pick(outlook, "cpu_usage", 5).value == pytest.approx(12.5)
 
 

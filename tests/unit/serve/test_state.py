@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from icosfl.config import ForecastConfig, SeriesConfig
-from icosfl.errors import StoreUnavailable
+from icosfl.errors import NotReady, StoreUnavailable
 from icosfl.schema import Rows
 from icosfl.serve.predictor import Predictor
 from icosfl.serve.state import Keeper
@@ -446,6 +446,46 @@ def test_the_model_is_measured_again_as_time_goes_by(
     assert later is not None
     assert later.cutoff > first.cutoff
     assert later.until > first.until
+
+
+def test_a_measurement_that_fails_leaves_the_one_before_and_says_so(
+    config: ForecastConfig,
+    store: MemoryStore,
+    keeper: Keeper,
+    rows: Rows,
+    make_artifact: MakeArtifact,
+    until: Until,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save(make_artifact(), config.node.models_dir)
+    store.append(rows)
+
+    def refuse(*_: Any) -> Any:
+        raise NotReady("3 rows give 0 windows")
+
+    with running(keeper):
+        until(lambda: keeper.page().evaluation is not None)
+        monkeypatch.setattr(Predictor, "measure", refuse)
+        until(lambda: any("could not be checked anew on this node: 3 rows" in text for text in keeper.page().warnings))
+        page = keeper.page()
+
+    assert page.evaluation is not None
+    assert all(item.lower is not None for item in page.forecasts)
+
+
+def test_a_sensor_that_hangs_is_a_warning_of_page_and_readiness(
+    config: ForecastConfig, store: MemoryStore, keeper: Keeper, rows: Rows, make_artifact: MakeArtifact, until: Until
+) -> None:
+    rows.values[-20:, 0] = 7.5
+    save(make_artifact(), config.node.models_dir)
+    store.append(rows)
+
+    with running(keeper):
+        until(lambda: keeper.page().ready)
+        told = (keeper.page().warnings, keeper.readiness().warnings)
+
+    text = "cpu_usage has the same value, 7.5 %, in all of its newest 10 rows: see whether its sensor hangs"
+    assert all(text in warnings for warnings in told)
 
 
 def test_a_defect_is_logged_and_the_service_goes_on(
