@@ -335,6 +335,15 @@ def test_a_series_that_is_always_0_has_a_smape_of_0() -> None:
     assert judge(np.zeros(40), np.zeros(40)).errors[GLOBAL].smape == 0
 
 
+def test_without_a_training_part_there_is_no_mase() -> None:
+    train, held_out = moments(np.arange(20.0))
+
+    found = score(CPU, train.pick(np.zeros(len(train), np.bool_)), held_out, around(np.zeros(20)), {}).scores[0]
+
+    assert found.errors[GLOBAL].mase is None
+    assert found.errors[GLOBAL].mae == pytest.approx(14.5)
+
+
 @given(
     values=hnp.arrays(np.float64, st.integers(8, 60), elements=st.one_of(st.floats(-10, 10), st.just(NAN))),
     window=st.integers(1, 5),
