@@ -102,8 +102,12 @@ def bridge_gaps(grid: Grid, max_gap_ns: int) -> Grid:
         left, right = known[:-1], known[1:]
         regular = grid.times[right] - grid.times[left] == (right - left) * grid.period_ns
         holes = (right - left > 1) & (right - left <= reach) & regular
-        for start, end in zip(left[holes], right[holes], strict=True):
-            values[start : end + 1, column] = np.linspace(values[start, column], values[end, column], end - start + 1)
+        edges = np.zeros(len(grid) + 1, np.int64)
+        edges[left[holes] + 1] += 1
+        edges[right[holes]] -= 1
+        inside = np.flatnonzero(np.cumsum(edges))
+        if len(inside):
+            values[inside, column] = np.interp(inside, known, grid.values[known, column])
     return Grid(grid.times, values, grid.measured, grid.period_ns)
 
 
