@@ -31,6 +31,9 @@ NOISE_SHARE = 0.25
 # A window's spread in units of the usual error is told as a logarithm; no window counts as flatter than this.
 FLATTEST = 1e-2
 
+# A window that moves by less than this share of its mean moves by rounding.
+ROUNDING = 1e-12
+
 # Beyond this many spreads from its mean no value of a window is told apart.
 LARGEST = 1e6
 
@@ -116,15 +119,15 @@ def look(inputs: Values, linear: Linear, times: Times | None) -> View:
     """
     expected = linear.predict(inputs)
     centre = np.where(linear.fitted, inputs.mean(axis=1, keepdims=True), np.nan)
-    steps = inputs - centre
+    floor = np.finfo(np.float32).tiny + np.abs(np.nan_to_num(centre)) * ROUNDING
+    steps, ahead = _above(floor, inputs - centre), _above(floor, expected - centre)
     moved = np.sqrt((steps**2).mean(axis=1, keepdims=True))
     noise = np.where(linear.fitted, linear.noise.mean(axis=1), 0.0)
-    floor = np.finfo(np.float32).tiny + np.abs(np.nan_to_num(centre)) * np.finfo(np.float64).eps
     spread = np.sqrt(np.nan_to_num(moved) ** 2 + (NOISE_SHARE * noise) ** 2 + floor**2)
     told = (noise > 0) & np.isfinite(moved[:, 0])
     flatness = np.where(told, np.log(np.nan_to_num(moved)[:, 0] / np.where(noise > 0, noise, 1.0) + FLATTEST) / 2, 0.0)
     context = np.concatenate([flatness, _time_of_day(times, len(inputs))], axis=1)
-    return View(_tensor(steps / spread), _tensor((expected - centre) / spread), _tensor(context), centre, spread)
+    return View(_tensor(steps / spread), _tensor(ahead / spread), _tensor(context), centre, spread)
 
 
 def build(shape: ModelShape, seed: int) -> Forecaster:
@@ -162,6 +165,11 @@ def take_common(model: Forecaster, own: Linear) -> None:
         raise SchemaMismatch(f"a linear part of shape {own.weights.shape} does not fit a model of {model.shape}")
     weights = torch.from_numpy(own.weights.astype(np.float32))
     common[torch.from_numpy(own.fitted)] = weights[torch.from_numpy(own.fitted)]
+
+
+def _above(floor: Values, values: Values) -> Values:
+    """The values, with 0 for those that are no larger than the floor."""
+    return np.where(np.abs(values) <= floor, 0.0, values)
 
 
 def _time_of_day(times: Times | None, count: int) -> Values:
