@@ -130,7 +130,7 @@ class _Run:
 
     def _roster(self, job: Job) -> Roster:
         """Ask the nodes, and load torch meanwhile: it takes seconds, and is needed as soon as they have answered."""
-        loading = threading.Thread(target=importlib.import_module, args=["icosfl.train.scores"])
+        loading = threading.Thread(target=importlib.import_module, args=["icosfl.train.loop"])
         loading.start()
         try:
             return call(self._grid, job.question, job.settings.min_nodes, self._settings.query_timeout_seconds)
