@@ -9,7 +9,7 @@ from icosfl.aggregate.guards import Expected, fault
 from icosfl.train.messages import Trained, Update
 from icosfl.train.shape import ModelShape
 
-SHAPE = ModelShape(series=2, horizons=1, hidden=3, layers=1)
+SHAPE = ModelShape("lstm", series=2, horizons=1, window=5, hidden=3, layers=1)
 EXPECTED = Expected("worker-1", "run/1", SHAPE)
 
 

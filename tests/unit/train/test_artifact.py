@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from icosfl.errors import CheckpointError, SchemaMismatch
-from icosfl.process import Scaler
 from icosfl.schema import Schema, Series
 from icosfl.train.artifact import (
     LATEST,
@@ -25,27 +24,36 @@ from icosfl.train.artifact import (
     save,
     to_bytes,
 )
+from icosfl.train.plan import Plan
 from icosfl.train.shape import ModelShape
 
-SHAPE = ModelShape(series=2, horizons=2, hidden=4, layers=1)
+SHAPE = ModelShape("lstm", series=2, horizons=2, window=40, hidden=4, layers=1)
+
+
+def weights(shape: ModelShape) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(1)
+    return tuple(rng.normal(size=dimensions).astype(np.float32) for _, dimensions in shape.arrays())
+
+
+def gru() -> ModelShape:
+    return dataclasses.replace(SHAPE, network="gru")
 
 
 def made(**changes: Any) -> Artifact:
-    rng = np.random.default_rng(1)
     artifact = Artifact(
         schema=Schema((Series("cpu_usage", "%"), Series("power", "W"))),
         period_seconds=3.0,
-        window=40,
         horizons=(1, 20),
+        season=1200,
         train_fraction=0.75,
-        scaler=Scaler(np.array([30.5, np.nan]), np.array([4.25, np.nan])),
+        taught=("cpu_usage",),
         shape=SHAPE,
         run="8127346",
         round=3,
         nodes=("edge-01", "edge-02"),
         created="2025-01-01T00:00:00+00:00",
         parent=None,
-        arrays=tuple(rng.normal(size=dimensions).astype(np.float32) for _, dimensions in SHAPE.arrays()),
+        arrays=weights(SHAPE),
     )
     return dataclasses.replace(artifact, **changes)
 
@@ -60,10 +68,13 @@ CHANGES: list[dict[str, Any]] = [
     {"schema": Schema((Series("cpu_usage", "1"), Series("power", "W")))},
     {"schema": Schema((Series("power", "%"), Series("cpu_usage", "W")))},
     {"period_seconds": 1.0},
-    {"window": 41},
     {"horizons": (1, 21)},
+    {"season": 1201},
+    {"season": 0},
     {"train_fraction": 0.5},
-    {"scaler": Scaler(np.array([30.5, 1.0]), np.array([4.25, 1.0]))},
+    {"taught": ("cpu_usage", "power")},
+    {"taught": ()},
+    {"shape": gru(), "arrays": weights(gru())},
     {"run": "8127347"},
     {"round": 4},
     {"nodes": ("edge-01",)},
@@ -100,10 +111,8 @@ def with_meta(**changes: object) -> bytes:
 
 def assert_same(one: Artifact, other: Artifact) -> None:
     for field in dataclasses.fields(Artifact):
-        if field.name not in ("scaler", "arrays"):
+        if field.name != "arrays":
             assert getattr(one, field.name) == getattr(other, field.name)
-    np.testing.assert_array_equal(one.scaler.mean, other.scaler.mean)
-    np.testing.assert_array_equal(one.scaler.scale, other.scaler.scale)
     for mine, theirs in zip(one.arrays, other.arrays, strict=True):
         np.testing.assert_array_equal(mine, theirs)
         assert mine.dtype == theirs.dtype
@@ -156,18 +165,21 @@ def test_where_nothing_was_saved_there_is_no_latest(tmp_path: Path, directory: s
 @pytest.mark.parametrize(
     "changes",
     [
-        {"window": 50},
+        {"season": 1},
+        {"season": None},
         {"period_seconds": 1.0},
         {"period_seconds": 1e999},
         {"series": [["cpu_usage", "1"], ["power", "W"]]},
-        {"scaler": {"mean": [31.5, None], "scale": [4.25, None]}},
+        {"taught": ["power"]},
+        {"taught": ["gpu"]},
         {"nodes": ["edge-01", "edge-02", "edge-03"]},
         {"digest": "0" * 64},
-        {"format": 2},
-        {"shape": {"series": 2, "horizons": 2, "hidden": 8, "layers": 1}},
+        {"format": 3},
+        {"shape": {"network": "lstm", "series": 2, "horizons": 2, "window": 41, "hidden": 4, "layers": 1}},
+        {"shape": {"network": "gru", "series": 2, "horizons": 2, "window": 40, "hidden": 4, "layers": 1}},
+        {"shape": {"network": "rnn", "series": 2, "horizons": 2, "window": 40, "hidden": 4, "layers": 1}},
         {"shape": {"series": 2}},
         {"horizons": None},
-        {"scaler": {}},
         {"run": "../../evil"},
     ],
     ids=lambda changes: next(iter(changes)),
@@ -321,15 +333,15 @@ def test_a_model_that_is_gone_or_another_one_is_reported(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": Schema((Series("cpu_usage", "%"),))}, "as many series"),
-        ({"scaler": Scaler(np.zeros(1), np.ones(1))}, "as many series"),
+        ({"schema": Schema((Series("cpu_usage", "%"),))}, "must have the series of its schema"),
+        ({"taught": ("cpu_usage", "gpu")}, "be taught no others"),
         ({"horizons": (1,)}, "no horizons"),
         ({"horizons": (20, 1)}, "no horizons"),
-        ({"horizons": (0, 1)}, "must be positive"),
-        ({"window": 0}, "must be positive"),
-        ({"round": -1}, "must be positive"),
-        ({"period_seconds": 0.0}, "must be positive"),
-        ({"period_seconds": float("nan")}, "must be positive"),
+        ({"horizons": (0, 1)}, "must not be negative"),
+        ({"season": -1}, "must not be negative"),
+        ({"round": -1}, "must not be negative"),
+        ({"period_seconds": 0.0}, "must not be negative"),
+        ({"period_seconds": float("nan")}, "must not be negative"),
         ({"train_fraction": 1.0}, "train_fraction"),
         ({"run": "a/b"}, "no run id"),
         ({"run": ""}, "no run id"),
@@ -353,6 +365,37 @@ def test_an_artifact_says_why_it_cannot_be_gone_on_with() -> None:
     assert different is not None
     for word in ("series", "window 40 is not 60", "horizons"):
         assert word in different
+
+
+def test_an_artifact_of_any_season_can_be_gone_on_with_but_none_of_another_network() -> None:
+    artifact = made()
+    own = (artifact.schema, 3.0, 40, (1, 20))
+
+    assert made(season=7).misfit(*own, SHAPE) is None
+    reason = artifact.misfit(*own, gru())
+    assert reason is not None
+    assert "network='lstm'" in reason
+    assert "network='gru'" in reason
+
+
+def test_an_artifact_tells_how_it_looks_at_rows() -> None:
+    assert made().window == 40
+    assert made().plan(9.0) == Plan(("cpu_usage", "power"), 40, (1, 20), 1200, 3.0, 9.0)
+
+
+def test_a_model_of_the_first_format_is_refused_with_a_cure() -> None:
+    # as version 0.1 wrote it: with a scaler, and a window beside a shape without one
+    first = with_meta(
+        format=1,
+        window=40,
+        scaler={"mean": [30.5, None], "scale": [4.25, None]},
+        shape={"series": 2, "horizons": 2, "hidden": 4, "layers": 1},
+    )
+
+    with pytest.raises(CheckpointError, match=r"models/1\.npz: no sound model file: format 1 is not 2") as caught:
+        from_bytes(first, "models/1.npz")
+
+    assert "train again" in caught.value.cure
 
 
 def test_created_times_are_utc() -> None:

@@ -6,21 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icosfl.process import Scaler
 from icosfl.schema import Schema, Series
 from icosfl.train.artifact import LATEST, Artifact, load_latest, save
 from icosfl.train.files import evaluation_path
 from icosfl.train.prune import prune_models
 from icosfl.train.shape import ModelShape
 
-SHAPE = ModelShape(series=1, horizons=1, hidden=1, layers=1)
+SHAPE = ModelShape("lstm", series=1, horizons=1, window=4, hidden=1, layers=1)
 MODEL = Artifact(
     schema=Schema((Series("cpu_usage", "%"),)),
     period_seconds=3.0,
-    window=4,
     horizons=(1,),
+    season=0,
     train_fraction=0.75,
-    scaler=Scaler(np.array([1.0]), np.array([1.0])),
+    taught=("cpu_usage",),
     shape=SHAPE,
     run="1",
     round=1,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,14 +22,21 @@ from icosfl.train.records import (
     unpack_reply,
     unpack_update,
 )
+from icosfl.train.scores import Errors, Score, Scores
 from support.made_up import QUESTION
 
+ERRORS = {name: Errors(1.0, 1.5, 20.0, None) for name in ("global", "persistence")}
+SCORE = Score(
+    "cpu_usage", "%", 1, 3.0, "persistence", 9, 10, ERRORS, {"global": 1.0}, {"persistence": None}, -1.0, 1.0, 0.8, 2.0
+)
+SCORES = Scores(50, 19, (SCORE,))
 VALUES: list[Any] = [
     QUESTION,
-    Standing("a", 5, 10, 7, 3, {"count": [1.0], "mean": [2.0], "m2": [None]}, ""),
-    Task("run/1", 1, QUESTION, {"mean": [1.0, None], "scale": [2.0, None]}, 1_800_000_000_000_000_001),
+    Standing("a", 5, 10, 7, 3, ("cpu_usage",), ""),
+    Task("run/1", 1, QUESTION, 1_800_000_000_000_000_001),
     Handout(None, 20),
-    Received("a", "d", {"scores": [{"rmse": 1.5}]}, ""),
+    Received("a", "d", SCORES, ""),
+    Received("a", "d", None, "no rows"),
     Refused("a", "no rows", "wait"),
 ]
 
@@ -56,6 +65,14 @@ def test_a_refusal_is_told_apart_from_the_answer_that_was_hoped_for() -> None:
 def test_content_that_is_no_question_is_refused_by_name(content: RecordDict) -> None:
     with pytest.raises(SchemaMismatch, match="Question"):
         unpack(content, Question)
+
+
+@pytest.mark.parametrize("scores", [{"scores": [{"rmse": 1.5}]}, "good", {"train_windows": 1, "scores": []}])
+def test_scores_that_are_none_are_refused_when_they_come(scores: object) -> None:
+    content = RecordDict({"config": ConfigRecord({"json": json.dumps(asdict(VALUES[4]) | {"scores": scores})})})
+
+    with pytest.raises(SchemaMismatch, match="Received"):
+        unpack(content, Received)
 
 
 def update() -> Update:

@@ -13,13 +13,18 @@ def test_the_project_s_own_run_configuration_is_sound(run_config: dict[str, obje
     assert ",".join(settings.series) == run_config["series"]
     assert settings.num_server_rounds == run_config["num-server-rounds"]
     assert settings.learning_rate == run_config["learning-rate"]
+    assert settings.network == run_config["network"]
+    assert settings.season_seconds == parse_duration(str(run_config["season"]))
 
 
 def test_durations_become_steps_of_the_sampling_period(run_config: dict[str, object]) -> None:
-    settings = TrainSettings.from_run_config(run_config | {"window": "2m", "horizons": "next, 1m,5m , 0.5h"})
+    settings = TrainSettings.from_run_config(
+        run_config | {"window": "2m", "horizons": "next, 1m,5m , 0.5h", "season": "1.5h"}
+    )
 
     assert settings.window_steps(3.0) == 40
     assert settings.horizon_steps(3.0) == (1, 20, 100, 600)
+    assert settings.season_steps(3.0) == 1800
     assert settings.window_steps(1.0) == 120
     assert settings.horizon_steps(1.0) == (1, 60, 300, 1800)
 
@@ -52,6 +57,12 @@ def test_a_duration_is_a_number_and_its_unit(text: str, seconds: float | None) -
         ("batch-size", -1),
         ("hidden-size", 0),
         ("num-layers", 0),
+        ("network", "transformer"),
+        ("network", "LSTM"),
+        ("network", 4),
+        ("season", "daily"),
+        ("season", "0s"),
+        ("season", 3600),
         ("series", ""),
         ("series", "cpu_usage,,power"),
         ("series", "power,power"),
@@ -77,8 +88,9 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_key(
 
 def test_each_key_is_needed(run_config: dict[str, object]) -> None:
     for key in (
-        "num-server-rounds", "min-nodes", "local-epochs", "learning-rate", "batch-size", "hidden-size", "num-layers",
-        "series", "window", "horizons", "train-fraction", "min-windows", "round-timeout-seconds", "seed",
+        "num-server-rounds", "min-nodes", "local-epochs", "learning-rate", "batch-size", "network", "hidden-size",
+        "num-layers", "series", "window", "horizons", "season", "train-fraction", "min-windows",
+        "round-timeout-seconds", "seed",
     ):  # fmt: skip
         rest = {name: value for name, value in run_config.items() if name != key}
         with pytest.raises(ConfigError, match=f"^{key}: missing"):
@@ -94,6 +106,13 @@ def test_a_window_of_one_row_is_refused(run_config: dict[str, object]) -> None:
 
     with pytest.raises(ConfigError, match="window: 60 s is less than two rows"):
         settings.window_steps(60.0)
+
+
+def test_a_season_of_one_row_is_refused(run_config: dict[str, object]) -> None:
+    settings = TrainSettings.from_run_config(run_config | {"season": "1m"})
+
+    with pytest.raises(ConfigError, match="season: 60 s is less than two rows"):
+        settings.season_steps(60.0)
 
 
 def test_a_horizon_before_the_next_row_is_refused(run_config: dict[str, object]) -> None:
