@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, Self
 
 import numpy as np
@@ -137,8 +137,9 @@ def fit_ar(train: Windows, order: int, penalty: float) -> Linear:
     """An autoregression of this order around the series' mean over the training windows."""
 
     def fit(sums: _Sums) -> Values:
-        features = _features(sums.window, LEVEL, order, sums.all.mean, whole=False)
-        return _solve(sums.all, features, (penalty,))[0]
+        everything = sums.all
+        features = _features(sums.window, LEVEL, order, everything.mean, whole=False)
+        return _solve(everything, features, (penalty,))[0]
 
     return _fit(train, fit)
 
@@ -172,13 +173,11 @@ class _Part:
     gram: Values  # [window + 1, window + 1]
     cross: Values  # [window + 1]
     square: float
-    mean: float
 
-    @classmethod
-    def of(cls, windows: Values, targets: Values) -> Self:
-        gram = windows.T @ windows
-        mean = float(windows[:, :-1].mean()) if len(windows) else 0.0
-        return cls(len(windows), gram, windows.T @ targets, float(targets @ targets), mean)
+    @property
+    def mean(self) -> float:
+        """Of all values in the windows."""
+        return float(self.gram[-1, :-1].mean()) / max(self.count, 1)
 
     def error(self, weights: Values) -> float:
         """Mean squared error of weights [window + 1]."""
@@ -213,20 +212,25 @@ def _fit(train: Windows, fit: Callable[[_Sums], Values]) -> Linear:
         whole = ~np.isnan(train.inputs[:, -1, series])
         if not bool(whole.any()):
             continue
-        inputs, targets = train.inputs[whole][:, :, series], train.targets[whole][:, :, series]
+        inputs, targets = train.inputs[:, :, series][whole], train.targets[:, :, series][whole]
         times = train.last_times[whole]
         centre, spread = _measure(inputs)
-        scaled = np.concatenate([(inputs - centre) / spread, np.ones((len(inputs), 1))], axis=1)
-        for index, steps in enumerate(train.horizons):
-            told = ~np.isnan(targets[:, index])
+        scaled = np.ones((len(inputs), window + 1))
+        np.subtract(inputs, centre, out=scaled[:, :-1])
+        scaled[:, :-1] /= spread
+        scaled_targets = (targets - centre) / spread
+        for indices in _alike(targets):
+            told = ~np.isnan(targets[:, indices[0]])
             if not bool(told.any()):
                 continue
-            ends = times[told] + steps * train.period_ns
-            sums = _sums(scaled[told], (targets[told, index] - centre) / spread, times[told], ends)
-            solution = fit(sums)
-            weights[series, :, index] = solution[:-1]
-            bias[series, index] = centre * (1 - solution[:-1].sum()) + spread * solution[-1]
-            noise[series, index] = np.sqrt(sums.all.error(solution)) * spread
+            rows = scaled if bool(told.all()) else scaled[told]
+            ends = [times[told] + train.horizons[index] * train.period_ns for index in indices]
+            parts = _sums(rows, scaled_targets[told][:, indices], times[told], ends)
+            for index, sums in zip(indices, parts, strict=True):
+                solution = fit(sums)
+                weights[series, :, index] = solution[:-1]
+                bias[series, index] = centre * (1 - solution[:-1].sum()) + spread * solution[-1]
+                noise[series, index] = np.sqrt(sums.all.error(solution)) * spread
     return Linear(weights, bias, noise)
 
 
@@ -238,24 +242,48 @@ def _measure(inputs: Values) -> tuple[float, float]:
     return centre, float(np.sqrt(((inputs - centre) ** 2).mean()))
 
 
-def _sums(windows: Values, targets: Values, times: NDArray[np.int64], ends: NDArray[np.int64]) -> _Sums:
-    """Sums over windows [n, window + 1]; the older ones' targets lie before the newer ones' forecasts are made."""
-    start = round(len(windows) * (1 - CHECK_SHARE))
-    older = int(np.searchsorted(ends, times[start], side="right")) if start < len(windows) else 0
-    parts = (slice(None), slice(0, older), slice(start, None))
-    return _Sums(windows.shape[1] - 1, *(_Part.of(windows[part], targets[part]) for part in parts))
+def _alike(targets: Values) -> list[list[int]]:
+    """Horizons whose targets [n, h] are there for the same windows."""
+    groups: dict[bytes, list[int]] = {}
+    for index in range(targets.shape[1]):
+        groups.setdefault(np.isnan(targets[:, index]).tobytes(), []).append(index)
+    return list(groups.values())
+
+
+def _sums(windows: Values, targets: Values, times: NDArray[np.int64], ends: list[NDArray[np.int64]]) -> Iterator[_Sums]:
+    """Sums over windows [n, window + 1] for each horizon's targets [n, h], which end at `ends` [n].
+
+    The older windows' targets lie before the newer ones' forecasts are made. Windows are multiplied once for all
+    horizons, in blocks between the rows where some horizon's older ones end.
+    """
+    count = len(windows)
+    start = round(count * (1 - CHECK_SHARE))
+    stops = [int(np.searchsorted(end, times[start], side="right")) if start < count else 0 for end in ends]
+    cuts = sorted({0, *stops, start, count})
+    blocks = {first: windows[first:last].T @ windows[first:last] for first, last in pairwise(cuts)}
+
+    def part(first: int, last: int, told: Values) -> _Part:
+        rows, ours = windows[first:last], told[first:last]
+        gram = np.zeros((windows.shape[1], windows.shape[1]))
+        for block in (block for cut, block in blocks.items() if first <= cut < last):
+            gram += block
+        return _Part(len(rows), gram, rows.T @ ours, float(ours @ ours))
+
+    for told, stop in zip(targets.T, stops, strict=True):
+        yield _Sums(windows.shape[1] - 1, part(0, count, told), part(0, stop, told), part(start, count, told))
 
 
 def _blend(sums: _Sums) -> Values:
     """The average of all candidates, by their errors on the newer windows."""
-    checked = min(sums.older.count, sums.newer.count) >= FEWEST_CHECKED
+    everything, older, newer = sums.all, sums.older, sums.newer
+    checked = min(older.count, newer.count) >= FEWEST_CHECKED
     solutions: list[Values] = []
     errors: list[float] = []
     for anchor, lags in _kinds(sums.window):
-        solutions += _solve(sums.all, _features(sums.window, anchor, lags, sums.all.mean), PENALTIES)
+        solutions += _solve(everything, _features(sums.window, anchor, lags, everything.mean), PENALTIES)
         if checked:
-            before = _solve(sums.older, _features(sums.window, anchor, lags, sums.older.mean), PENALTIES)
-            errors += [np.sqrt(sums.newer.error(solution)) for solution in before]
+            before = _solve(older, _features(sums.window, anchor, lags, older.mean), PENALTIES)
+            errors += [np.sqrt(newer.error(solution)) for solution in before]
     if not checked or min(errors) == 0:
         errors = [1.0] * len(solutions)
     share = (np.asarray(errors) / min(errors)) ** -SHARPNESS
