@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from icosfl.errors import NotReady, SchemaMismatch
 from icosfl.process.windows import split_by_time
 from icosfl.schema import Rows, Schema, Series
+from icosfl.train.linear import fit_blend
 from icosfl.train.local import (
     Plan,
     cut,
     cutoff_of,
-    moments_of_training_part,
     newest_window,
     prepare,
     rows_for_training,
@@ -22,8 +22,9 @@ from icosfl.train.local import (
     survey,
 )
 from icosfl.train.loop import fit
-from icosfl.train.model import ModelShape, build, to_arrays
+from icosfl.train.model import build, to_arrays
 from icosfl.train.settings import TrainSettings
+from icosfl.train.shape import ModelShape
 
 MakeRows = Callable[..., Rows]
 SECOND = 1_000_000_000
@@ -46,7 +47,7 @@ def altered(rows: Rows, after_ns: int) -> Rows:
 def test_a_plan_holds_the_run_s_durations_in_steps_of_the_node(settings: TrainSettings) -> None:
     plan = Plan.of(settings, ["power"], 2.0, 5.0)
 
-    assert plan == Plan(("power",), 5, (1, 2), 2.0, 5.0)
+    assert plan == Plan(("power",), 5, (1, 2), 10, 2.0, 5.0)
     assert (plan.period_ns, plan.max_gap_ns) == (2 * SECOND, 5 * SECOND)
 
 
@@ -58,19 +59,20 @@ def test_nothing_after_the_cutoff_has_a_part_in_training(
     changed = altered(rows, cutoff)
 
     before, after = (prepare(given, schema, plan, settings, cutoff) for given in (rows, changed))
-    scalers = [moments_of_training_part(given, schema, plan, cutoff).scaler() for given in (rows, changed)]
-    models = [build(ModelShape(3, 2, 4, 1), 1), build(ModelShape(3, 2, 4, 1), 1)]
-    for model, prepared, scaler in zip(models, (before, after), scalers, strict=True):
-        fit(model, prepared.train, scaler, epochs=1, learning_rate=0.01, batch_size=32, seed=1)
+    linears = [fit_blend(prepared.train) for prepared in (before, after)]
+    models = [build(ModelShape("lstm", 3, 2, 10, 4, 1), 1) for _ in linears]
+    for model, prepared, linear in zip(models, (before, after), linears, strict=True):
+        fit(model, prepared.train, linear, epochs=1, learning_rate=0.01, batch_size=32, seed=1)
 
     np.testing.assert_array_equal(before.train.inputs, after.train.inputs)
     np.testing.assert_array_equal(before.train.targets, after.train.targets)
     np.testing.assert_array_equal(before.train.last_times, after.train.last_times)
-    np.testing.assert_array_equal(scalers[0].mean, scalers[1].mean)
-    np.testing.assert_array_equal(scalers[0].scale, scalers[1].scale)
+    np.testing.assert_array_equal(before.train.seasonal, after.train.seasonal)
+    np.testing.assert_array_equal(linears[0].weights, linears[1].weights)
+    np.testing.assert_array_equal(linears[0].noise, linears[1].noise)
     assert before.present == after.present
     assert all(np.array_equal(a, b) for a, b in zip(*(to_arrays(model) for model in models), strict=True))
-    assert not np.array_equal(before.validation.targets, after.validation.targets)
+    assert not np.array_equal(before.held_out.targets, after.held_out.targets)
 
 
 def test_a_hole_across_the_cutoff_is_not_bridged_into_the_training_part(
@@ -88,7 +90,7 @@ def test_a_hole_across_the_cutoff_is_not_bridged_into_the_training_part(
     assert {int(rows.times[95]), int(rows.times[98])} <= set(bridged.train.last_times.tolist())
 
 
-def test_validation_targets_all_lie_after_the_cutoff_and_its_inputs_reach_back(
+def test_held_out_targets_all_lie_after_the_cutoff_and_its_inputs_reach_back(
     make_rows: MakeRows, schema: Schema, plan: Plan, settings: TrainSettings
 ) -> None:
     rows = make_rows(240)
@@ -98,10 +100,10 @@ def test_validation_targets_all_lie_after_the_cutoff_and_its_inputs_reach_back(
 
     assert len(prepared.train) == 180 - 10 - 5 + 1
     assert (prepared.train.last_times + 5 * SECOND).max() == cutoff
-    assert len(prepared.validation) == 60 - (5 - 1)
-    assert (prepared.validation.last_times + 1 * SECOND).min() == rows.times[180]
-    assert prepared.validation.last_times.max() == rows.times[-1] - 5 * SECOND
-    np.testing.assert_array_equal(prepared.validation.inputs[0, :, 0], rows.values[170:180, 0])
+    assert len(prepared.held_out) == 60 - (5 - 1)
+    assert (prepared.held_out.last_times + 1 * SECOND).min() == rows.times[180]
+    assert prepared.held_out.last_times.max() == rows.times[-1] - 5 * SECOND
+    np.testing.assert_array_equal(prepared.held_out.inputs[0, :, 0], rows.values[170:180, 0])
 
 
 @given(
@@ -109,26 +111,28 @@ def test_validation_targets_all_lie_after_the_cutoff_and_its_inputs_reach_back(
     window=st.integers(2, 6),
     at=st.integers(5, 85),
     holes=st.sets(st.integers(0, 89), max_size=8),
+    season=st.sampled_from([0, 2, 5, 30]),
 )
-def test_validation_windows_are_those_of_the_whole_history(
-    horizons: tuple[int, ...], window: int, at: int, holes: set[int]
+def test_held_out_windows_are_those_of_the_whole_history(
+    horizons: tuple[int, ...], window: int, at: int, holes: set[int], season: int
 ) -> None:
     schema = Schema((Series("a", "1"),))
     values = np.arange(90.0)[:, None]
     values[sorted(holes)] = np.nan
     rows = Rows(np.arange(90, dtype=np.int64) * SECOND, values)
-    plan = Plan(schema.names, window, horizons, 1.0, 2.0)
+    plan = Plan(schema.names, window, horizons, season, 1.0, 2.0)
 
     prepared = cut(rows, schema, plan, at * SECOND)
 
     if not prepared.has.any():
-        assert len(prepared.validation) == len(prepared.train) == 0
+        assert len(prepared.held_out) == len(prepared.train) == 0
         return
     whole = cut(rows, schema, plan, 89 * SECOND).train
-    _, validation = split_by_time(whole, at * SECOND)
-    np.testing.assert_array_equal(prepared.validation.last_times, validation.last_times)
-    np.testing.assert_array_equal(prepared.validation.inputs, validation.inputs)
-    np.testing.assert_array_equal(prepared.validation.targets, validation.targets)
+    _, later = split_by_time(whole, at * SECOND)
+    np.testing.assert_array_equal(prepared.held_out.last_times, later.last_times)
+    np.testing.assert_array_equal(prepared.held_out.inputs, later.inputs)
+    np.testing.assert_array_equal(prepared.held_out.targets, later.targets)
+    np.testing.assert_array_equal(prepared.held_out.seasonal, later.seasonal)
 
 
 def test_windows_are_in_real_units_of_the_series_asked_for_in_their_order(
@@ -155,9 +159,7 @@ def test_a_survey_tells_what_a_node_has_without_its_values(
     assert (found.rows, found.newest, found.cutoff_ns) == (240, rows.times[-1], rows.times[179])
     assert found.present == ("cpu_usage", "memory_usage")
     assert found.absent == ("power",)
-    assert (found.train_windows, found.validation_windows) == (166, 56)
-    np.testing.assert_allclose(found.moments.mean[:2], rows.values[:180, :2].mean(axis=0))
-    assert found.moments.count.tolist() == [180, 180, 0]
+    assert (found.train_windows, found.held_out_windows) == (166, 56)
 
 
 def test_an_empty_store_is_surveyed_as_not_ready(schema: Schema, plan: Plan, settings: TrainSettings) -> None:
@@ -200,7 +202,8 @@ def test_a_node_becomes_ready_with_exactly_the_rows_that_it_is_said_to_need(
 ) -> None:
     config = {
         "num-server-rounds": 1, "min-nodes": 1, "local-epochs": 1, "learning-rate": 0.1, "batch-size": 1,
-        "hidden-size": 1, "num-layers": 1, "series": "a", "window": f"{window}s", "horizons": f"next,{far}s",
+        "network": "gru", "hidden-size": 1, "num-layers": 1, "series": "a", "window": f"{window}s",
+        "horizons": f"next,{far}s", "season": "60s",
         "train-fraction": share, "min-windows": min_windows, "round-timeout-seconds": 1, "seed": 1,
     }  # fmt: skip
     settings, schema = TrainSettings.from_run_config(config), Schema((Series("a", "1"),))
@@ -241,7 +244,7 @@ def test_a_series_that_is_there_too_rarely_counts_as_absent_and_costs_no_window(
     assert found.train_windows == 166
 
 
-def test_a_series_that_ended_leaves_no_validation_windows_and_the_node_says_so(
+def test_a_series_that_ended_leaves_no_held_out_windows_and_the_node_says_so(
     make_rows: MakeRows, schema: Schema, plan: Plan, settings: TrainSettings
 ) -> None:
     rows = make_rows(240)
@@ -249,9 +252,9 @@ def test_a_series_that_ended_leaves_no_validation_windows_and_the_node_says_so(
 
     found = survey(rows, schema, plan, settings)
 
-    assert found.validation_windows == 0
+    assert found.held_out_windows == 0
     assert found.reason is not None
-    assert "0 of 10 validation windows" in found.reason
+    assert "0 of 10 held-out windows" in found.reason
     assert "memory_usage 180" in found.reason
 
 
@@ -280,6 +283,9 @@ def test_the_newest_window_starts_a_forecast_from_the_newest_rows(
     assert latest.last_time == rows.times[-1]
     assert latest.present.tolist() == [True, True, False]
     np.testing.assert_array_equal(latest.inputs[0, :, :2], rows.values[-10:, :2])
+    # a season is 20 rows: what was measured that long before the next row, and before that in 5 rows
+    np.testing.assert_array_equal(latest.seasonal[0, :, :2], rows.values[[30, 34], :2])
+    assert np.isnan(latest.seasonal[0, :, 2]).all()
 
 
 @pytest.mark.parametrize("count", [0, 1, 9])

@@ -14,6 +14,7 @@ from icosfl.train.records import (
     ARRAYS,
     EXAMPLES,
     METRICS,
+    VALUE,
     pack,
     pack_model,
     pack_update,
@@ -69,9 +70,9 @@ def test_content_that_is_no_question_is_refused_by_name(content: RecordDict) -> 
 
 @pytest.mark.parametrize("scores", [{"scores": [{"rmse": 1.5}]}, "good", {"train_windows": 1, "scores": []}])
 def test_scores_that_are_none_are_refused_when_they_come(scores: object) -> None:
-    content = RecordDict({"config": ConfigRecord({"json": json.dumps(asdict(VALUES[4]) | {"scores": scores})})})
+    content = RecordDict({VALUE: ConfigRecord({"json": json.dumps(asdict(VALUES[4]) | {"scores": scores})})})
 
-    with pytest.raises(SchemaMismatch, match="Received"):
+    with pytest.raises(SchemaMismatch, match="no sound Received: scores"):
         unpack(content, Received)
 
 
