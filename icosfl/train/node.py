@@ -16,7 +16,7 @@ from icosfl.train.evaluation import Evaluation
 from icosfl.train.linear import fit_blend, fit_common
 from icosfl.train.local import Plan, cut, cutoff_of, prepare, survey
 from icosfl.train.messages import Arrays, Question, Standing, Task, Trained, Update
-from icosfl.train.scores import score
+from icosfl.train.scores import evaluate
 from icosfl.train.settings import TrainSettings
 from icosfl.train.shape import ModelShape
 
@@ -132,7 +132,6 @@ def measure(artifact: Artifact, node: NodeConfig, rows: Rows, cutoff_ns: int | N
         NotReady: there is no window on one side of the cutoff.
         SchemaMismatch: the node lacks a series of the model.
     """
-    from icosfl.train.loop import predict
     from icosfl.train.model import build, load_arrays
 
     plan = artifact.plan(node.max_gap_seconds)
@@ -146,8 +145,5 @@ def measure(artifact: Artifact, node: NodeConfig, rows: Rows, cutoff_ns: int | N
     model = build(artifact.shape, seed=0)
     load_arrays(model, artifact.arrays)
     linear, baselines = fit_blend(prepared.train), Baselines.fit(prepared.train)
-    held_out = prepared.held_out
-    quantiles = predict(model, linear, held_out.inputs, held_out.last_times)
-    simple = baselines.predict(held_out.inputs, held_out.seasonal)
-    scores = score(prepared.schema, prepared.train, held_out, quantiles, simple)
+    scores = evaluate(model, linear, baselines, prepared.schema, prepared.train, prepared.held_out)
     return Evaluation(artifact.digest, now_utc(), cutoff, scores, baselines, linear)

@@ -213,8 +213,10 @@ class Summary:
             raise SchemaMismatch("this is no summary of scores") from error
 
 
-def evaluate(model: Forecaster, linear: Linear, schema: Schema, train: Windows, held_out: Windows) -> Scores:
-    """Measure a model with a node's own linear part on held-out windows, beside baselines fitted to the training ones.
+def evaluate(  # noqa: PLR0913, PLR0917 (what is measured, and on what)
+    model: Forecaster, linear: Linear, baselines: Baselines, schema: Schema, train: Windows, held_out: Windows
+) -> Scores:
+    """Measure a model on held-out windows, with the linear part and beside the baselines fitted to the training ones.
 
     Raises:
         SchemaMismatch: model, linear part, schema and windows are of different shapes.
@@ -222,7 +224,7 @@ def evaluate(model: Forecaster, linear: Linear, schema: Schema, train: Windows, 
     from icosfl.train.loop import predict
 
     quantiles = predict(model, linear, held_out.inputs, held_out.last_times)
-    return score(schema, train, held_out, quantiles, Baselines.fit(train).predict(held_out.inputs, held_out.seasonal))
+    return score(schema, train, held_out, quantiles, baselines.predict(held_out.inputs, held_out.seasonal))
 
 
 def score(

@@ -25,7 +25,9 @@ def evaluation(wave: np.ndarray, windows_of: Callable[..., Windows]) -> Evaluati
     train, held_out = (windows_of(part, np.full(len(part), np.nan)) for part in (wave[:200], wave[200:]))
     schema = Schema((Series("cpu_usage", "%"), Series("power", "W")))
     linear = fit_blend(train)
-    scores = evaluate(build(ModelShape("lstm", 2, 2, 12, 4, 1), 1), linear, schema, train, held_out)
+    scores = evaluate(
+        build(ModelShape("lstm", 2, 2, 12, 4, 1), 1), linear, Baselines.fit(train), schema, train, held_out
+    )
     return Evaluation(DIGEST, "2025-01-01T00:00:00+00:00", 7, scores, Baselines.fit(train), linear)
 
 

@@ -386,7 +386,7 @@ def test_a_model_is_measured_beside_the_baselines_of_the_training_part(
     train, held_out = windows_of(wave[:200]), windows_of(wave[200:])
     linear = fit_blend(train)
 
-    scores = evaluate(fresh(), linear, CPU, train, held_out)
+    scores = evaluate(fresh(), linear, Baselines.fit(train), CPU, train, held_out)
 
     assert (scores.train_windows, scores.held_out_windows) == (len(train), len(held_out))
     newer = slice(len(held_out) // 2, None)
@@ -406,7 +406,7 @@ def test_a_model_is_measured_beside_the_baselines_of_the_training_part(
 def test_a_series_that_the_training_part_lacks_has_no_numbers(wave: np.ndarray, windows_of: MakeWindows) -> None:
     windows = windows_of(wave, np.full(300, NAN))
 
-    scores = evaluate(fresh(2), fit_blend(windows), CPU_AND_POWER, windows, windows)
+    scores = evaluate(fresh(2), fit_blend(windows), Baselines.fit(windows), CPU_AND_POWER, windows, windows)
 
     power, cpu = scores.of("power", 4), scores.of("cpu_usage", 4)
     assert power is not None
@@ -418,7 +418,7 @@ def test_a_series_that_the_training_part_lacks_has_no_numbers(wave: np.ndarray, 
 def test_a_constant_series_is_served_by_what_makes_no_error(windows_of: MakeWindows) -> None:
     windows = windows_of(np.full(120, 0.1))
 
-    for found in evaluate(fresh(), fit_blend(windows), CPU, windows, windows).scores:
+    for found in evaluate(fresh(), fit_blend(windows), Baselines.fit(windows), CPU, windows, windows).scores:
         assert found.errors[found.chosen] == Errors(0, 0, 0, None)
         assert found.lower == pytest.approx(0)
         assert found.upper == pytest.approx(0)
@@ -435,7 +435,7 @@ def test_scores_need_no_torch() -> None:
 def test_scores_survive_the_way_through_json(wave: np.ndarray, windows_of: MakeWindows) -> None:
     windows = windows_of(wave, np.full(300, NAN), np.full(300, 5.0))
     schema = Schema((*CPU_AND_POWER.series, Series("memory_usage", "MiBy")))
-    scores = evaluate(fresh(3), fit_blend(windows), schema, windows, windows)
+    scores = evaluate(fresh(3), fit_blend(windows), Baselines.fit(windows), schema, windows, windows)
 
     assert Scores.from_dict(json.loads(json.dumps(scores.to_dict(), allow_nan=False))) == scores
 
@@ -479,11 +479,11 @@ def test_parts_of_other_shapes_are_refused(wave: np.ndarray, windows_of: MakeWin
     three = Linear(np.zeros((1, 12, 3)), np.zeros((1, 3)), np.zeros((1, 3)))
 
     with pytest.raises(SchemaMismatch, match="share their series"):
-        evaluate(fresh(), fit_blend(one), CPU_AND_POWER, one, one)
+        evaluate(fresh(), fit_blend(one), Baselines.fit(one), CPU_AND_POWER, one, one)
     with pytest.raises(SchemaMismatch):
-        evaluate(fresh(), fit_blend(one), CPU, two, one)
+        evaluate(fresh(), fit_blend(one), Baselines.fit(two), CPU, two, one)
     with pytest.raises(SchemaMismatch, match="quantiles"):
-        evaluate(build(ModelShape("lstm", 1, 3, 12, 4, 1), 1), three, CPU, one, one)
+        evaluate(build(ModelShape("lstm", 1, 3, 12, 4, 1), 1), three, Baselines.fit(one), CPU, one, one)
     train, held_out = moments(np.zeros(4))
     with pytest.raises(SchemaMismatch, match="ar forecasts"):
         score(CPU, train, held_out, around(np.zeros(4)), {AR: np.zeros((3, 1, 1))})
