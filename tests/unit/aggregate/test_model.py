@@ -1,27 +1,27 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from icosfl.aggregate import model
-from icosfl.process.scale import Moments, Scaler
 from icosfl.train.artifact import LATEST, save
 from icosfl.train.node import Job
 from icosfl.train.settings import TrainSettings
 from support import made_up
 
-MOMENTS = Moments.of(made_up.rows(100).values)
+CPU = frozenset({"cpu_usage"})
 
 
-def job(directory: Path, train_fraction: float = 0.75) -> Job:
-    settings = TrainSettings.from_run_config(made_up.RUN_CONFIG | {"train-fraction": train_fraction})
+def job(directory: Path, train_fraction: float = 0.75, **changes: str) -> Job:
+    settings = TrainSettings.from_run_config(made_up.RUN_CONFIG | {"train-fraction": train_fraction} | changes)
     return Job(made_up.node_config(directory, "controller"), settings, made_up.QUESTION)
 
 
 def test_the_first_model_of_a_controller_is_fresh_and_says_so(tmp_path: Path) -> None:
-    started = model.start(job(tmp_path), MOMENTS, "1")
+    started = model.start(job(tmp_path), CPU, "1")
 
     assert (started.artifact.parent, started.artifact.round) == (None, 0)
     assert started.fresh_because == "there is no earlier model"
@@ -29,10 +29,10 @@ def test_the_first_model_of_a_controller_is_fresh_and_says_so(tmp_path: Path) ->
 
 def test_a_damaged_model_is_not_gone_on_from_and_its_file_is_named(tmp_path: Path) -> None:
     own = job(tmp_path)
-    path = save(model.start(own, MOMENTS, "1").artifact, own.node.models_dir)
+    path = save(model.start(own, CPU, "1").artifact, own.node.models_dir)
     path.write_bytes(path.read_bytes()[:-30])
 
-    started = model.start(own, MOMENTS, "2")
+    started = model.start(own, CPU, "2")
 
     assert started.artifact.parent is None
     assert path.name in started.fresh_because
@@ -43,14 +43,14 @@ def test_a_damaged_pointer_is_not_gone_on_from(tmp_path: Path) -> None:
     own.node.models_dir.mkdir(parents=True)
     (own.node.models_dir / LATEST).write_text("?", encoding="utf-8")
 
-    assert LATEST in model.start(own, MOMENTS, "2").fresh_because
+    assert LATEST in model.start(own, CPU, "2").fresh_because
 
 
 def test_a_model_that_was_taught_rows_which_the_run_measures_on_is_not_gone_on_from(tmp_path: Path) -> None:
     taught_more = job(tmp_path, train_fraction=0.9)
-    save(model.start(taught_more, MOMENTS, "1").artifact, taught_more.node.models_dir)
+    save(model.start(taught_more, CPU, "1").artifact, taught_more.node.models_dir)
 
-    started = model.start(job(tmp_path, train_fraction=0.5), MOMENTS, "2")
+    started = model.start(job(tmp_path, train_fraction=0.5), CPU, "2")
 
     assert (started.artifact.parent, started.artifact.train_fraction) == (None, 0.5)
     assert started.fresh_because == "the earlier model was taught 0.9 of the rows, this run measures on all after 0.5"
@@ -58,41 +58,69 @@ def test_a_model_that_was_taught_rows_which_the_run_measures_on_is_not_gone_on_f
 
 def test_a_model_that_was_taught_fewer_rows_is_gone_on_from_and_counts_as_taught_all_of_them(tmp_path: Path) -> None:
     taught_less = job(tmp_path, train_fraction=0.5)
-    first = model.start(taught_less, MOMENTS, "1").artifact
+    first = model.start(taught_less, CPU, "1").artifact
     save(first, taught_less.node.models_dir)
 
-    second = model.start(job(tmp_path, train_fraction=0.9), MOMENTS, "2").artifact
+    second = model.start(job(tmp_path, train_fraction=0.9), CPU, "2").artifact
 
     assert (second.parent, second.train_fraction) == (first.digest, 0.9)
 
 
-def test_a_series_that_the_earlier_model_never_saw_is_scaled_by_the_rows_of_now(tmp_path: Path) -> None:
+def test_a_fresh_model_is_taught_the_series_that_a_member_has(tmp_path: Path) -> None:
     own = job(tmp_path)
-    first = model.start(own, MOMENTS, "1").artifact
-    save(first, own.node.models_dir)
-    now = made_up.rows(100)
-    now.values[:, 0] += 1000
-    now.values[:, 1] = np.linspace(10, 20, 100)
 
-    second = model.start(own, Moments.of(now.values), "2").artifact
+    assert model.start(own, CPU, "1").artifact.taught == ("cpu_usage",)
+    assert model.start(own, {"power", "cpu_usage", "unknown"}, "1").artifact.taught == ("cpu_usage", "power")
 
+
+def test_a_model_that_is_gone_on_from_stays_taught_what_nobody_has_any_more(tmp_path: Path) -> None:
+    own = job(tmp_path)
+    save(model.start(own, CPU, "1").artifact, own.node.models_dir)
+
+    second = model.start(own, {"power"}, "2").artifact
+
+    assert second.parent is not None
+    assert second.taught == ("cpu_usage", "power")
+
+
+def test_another_season_is_no_reason_to_begin_afresh(tmp_path: Path) -> None:
+    first = model.start(job(tmp_path), CPU, "1").artifact
+    save(first, job(tmp_path).node.models_dir)
+
+    second = model.start(job(tmp_path, season="90s"), CPU, "2").artifact
+
+    assert (first.season, second.season) == (20, 30)
     assert second.parent == first.digest
-    assert second.scaler.mean[0] == first.scaler.mean[0]
-    np.testing.assert_allclose(second.scaler.mean[1], 15)
 
 
-def test_a_complete_scaler_stays_as_it_is() -> None:
-    scaler = Scaler(np.array([1.0, 2.0]), np.array([3.0, 4.0]))
+def test_a_model_of_another_network_is_not_gone_on_from(tmp_path: Path) -> None:
+    save(model.start(job(tmp_path), CPU, "1").artifact, job(tmp_path).node.models_dir)
 
-    completed = model.completed(scaler, Scaler(np.array([9.0, 9.0]), np.array([9.0, 9.0])))
+    started = model.start(job(tmp_path, network="gru"), CPU, "2")
 
-    np.testing.assert_array_equal(completed.mean, scaler.mean)
-    np.testing.assert_array_equal(completed.scale, scaler.scale)
+    assert started.artifact.parent is None
+    assert started.artifact.shape.network == "gru"
+    assert "network='lstm'" in started.fresh_because
+
+
+def test_a_model_of_the_first_format_is_not_gone_on_from_and_the_run_says_why(tmp_path: Path) -> None:
+    own = job(tmp_path)
+    path = save(model.start(own, CPU, "1").artifact, own.node.models_dir)
+    with np.load(path) as file:
+        parts = dict(file)
+    meta = json.loads(parts["meta"].tobytes()) | {"format": 1}
+    np.savez(path, **parts | {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)})
+
+    started = model.start(own, CPU, "2")
+
+    assert started.artifact.parent is None
+    assert path.name in started.fresh_because
+    assert "format 1 is not 2" in started.fresh_because
 
 
 def test_an_evaluation_is_kept_beside_the_model_and_says_when_it_cannot_be(tmp_path: Path) -> None:
     own = job(tmp_path)
-    artifact = model.start(own, MOMENTS, "1").artifact
+    artifact = model.start(own, CPU, "1").artifact
 
     scores = model.evaluate(artifact, own.node, made_up.rows(200))
     skipped = model.evaluate(replace(artifact, round=1), own.node, made_up.rows(5))

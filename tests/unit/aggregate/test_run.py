@@ -20,6 +20,8 @@ from icosfl.schema import Rows
 from icosfl.store.memory import MemoryStore
 from icosfl.train import client_app, node
 from icosfl.train.artifact import Artifact, load_latest
+from icosfl.train.linear import fit_common
+from icosfl.train.local import cutoff_of, prepare
 from icosfl.train.messages import Standing, Task, Update
 from icosfl.train.records import pack, pack_update, unpack, unpack_arrays
 from icosfl.train.settings import TrainSettings
@@ -28,11 +30,6 @@ from support import made_up
 from support.fake_grid import FakeGrid
 
 MessageChange = Callable[[Message, RecordDict], RecordDict | Error | None]
-
-
-def moments(width: int, mean: float | None = 1.0) -> dict[str, list[float | None]]:
-    """Moments as a node sends them."""
-    return {"count": [5.0] * width, "mean": [mean] * width, "m2": [1.0] * width}
 
 
 @dataclass
@@ -127,6 +124,10 @@ def test_a_run_tells_each_step_and_every_node_has_the_model(controller: Controll
     result = controller.result("1")
     assert result["digest"] == artifact.digest
     assert [entry["scores"] is not None for entry in result["nodes"]] == [True, True, False]
+    assert {(each["series"], each["horizon_steps"]) for each in result["summary"]} >= {
+        ("cpu_usage", 1),
+        ("cpu_usage", 5),
+    }
 
 
 def test_the_average_weighs_nodes_by_their_examples(controller: Controller) -> None:
@@ -158,23 +159,46 @@ def test_each_round_tells_the_nodes_its_number(controller: Controller) -> None:
     assert [unpack(message.content, Task).round for message in tasks] == [1, 1, 2, 2]
 
 
-def test_the_scaler_is_made_of_the_ready_nodes_training_rows(controller: Controller) -> None:
+def test_a_model_is_taught_the_series_that_any_member_has(controller: Controller) -> None:
+    artifact = controller.run("1", num_server_rounds=1)
+    assert artifact.taught == ("cpu_usage",)
+
+    rows = controller.nodes[12].rows
+    rows.values[:, 1] = rows.values[:, 0] / 10
+    controller.nodes[13].rows.values[:, 1] = 15.0  # of a node that has too few rows to take part
+    artifact = controller.run("2", num_server_rounds=1)
+
+    assert artifact.taught == ("cpu_usage", "power")
+
+
+def test_a_series_that_only_a_node_without_enough_rows_has_is_not_taught(controller: Controller) -> None:
+    controller.nodes[13].rows.values[:, 1] = 15.0
+
+    assert controller.run("1", num_server_rounds=1).taught == ("cpu_usage",)
+
+
+def test_the_common_part_is_the_mean_of_the_nodes_own(controller: Controller) -> None:
     artifact = controller.run("1", num_server_rounds=1)
 
-    parts = [controller.nodes[11].rows.values[:150, 0], controller.nodes[12].rows.values[:112, 0]]
-    together = np.concatenate(parts)
-    np.testing.assert_allclose(artifact.scaler.mean[0], together.mean())
-    np.testing.assert_allclose(artifact.scaler.scale[0], together.std())
-    assert np.isnan(artifact.scaler.mean[1])
+    settings = TrainSettings.from_run_config(made_up.RUN_CONFIG)
+    own, counts = [], []
+    for number in (11, 12):
+        job = node.Job(made_up.node_config(controller.directory, "x"), settings, made_up.QUESTION)
+        rows = controller.nodes[number].rows
+        train = prepare(rows, job.schema, job.plan, settings, cutoff_of(rows, 0.75)).train
+        own.append(fit_common(train).weights[0])
+        counts.append(len(train))
+    np.testing.assert_allclose(artifact.arrays[0][0], np.average(own, axis=0, weights=counts), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(artifact.arrays[0][1], 0)
 
 
-def test_the_next_run_goes_on_from_the_last_model_and_keeps_its_scaler(controller: Controller) -> None:
+def test_the_next_run_goes_on_from_the_last_model(controller: Controller) -> None:
     first = controller.run("1", num_server_rounds=1)
 
-    second = controller.run("2", num_server_rounds=1)
+    second = controller.run("2", num_server_rounds=1, season="90s")
 
+    assert (first.season, second.season) == (20, 30)
     assert second.parent == first.digest
-    np.testing.assert_array_equal(second.scaler.mean, first.scaler.mean)
     ready = controller.events("2")[1]
     assert ready.warm_start == first.digest
 
@@ -361,11 +385,9 @@ def test_a_node_whose_answer_is_no_answer_is_left_out(controller: Controller) ->
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"moments": {"count": [1.0]}}, "moments need exactly the fields count, mean, m2"),
-        ({"moments": moments(width=3)}, "its moments are of 3 series, the run has 2"),
-        ({"moments": moments(width=2, mean=None)}, "moments must be finite numbers"),
-        ({"moments": moments(width=2, mean=1e300)}, "its moments are too large to be merged"),
         ({"newest": 10**30}, f"its newest row is of no time: {10**30}"),
+        ({"newest": None}, "there is no row yet"),
+        ({"cutoff_ns": None}, "there is no row yet"),
     ],
 )
 def test_a_node_that_says_impossible_things_is_left_out_by_name_and_the_others_train(

@@ -6,21 +6,23 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tomli_w
 from flwr.app import Context, Message, RecordDict
 
 from icosfl.config import NODE_CONFIG_VARIABLE, NodeConfig, SeriesConfig
 from icosfl.errors import NotReady, SchemaMismatch, StoreUnavailable
-from icosfl.process.scale import Moments
 from icosfl.schema import Rows
 from icosfl.store.memory import MemoryStore
 from icosfl.train import client_app, node
 from icosfl.train.artifact import load_latest
 from icosfl.train.evaluation import load_evaluation
+from icosfl.train.linear import fit_common
+from icosfl.train.local import prepare
 from icosfl.train.messages import Handout, Question, Received, Refused, Standing, Task, Update
 from icosfl.train.model import build, to_arrays
-from icosfl.train.records import array_record, pack, pack_arrays, pack_model, unpack_reply, unpack_update
+from icosfl.train.records import array_record, pack, pack_arrays, pack_model, unpack, unpack_reply, unpack_update
 from icosfl.train.settings import TrainSettings
 from support import made_up
 
@@ -58,11 +60,15 @@ def ask(kind: str, content: RecordDict, node_config: Any = None, **changes: Any)
     return client_app.app(message, context).content
 
 
-def task(arrays_of: NodeConfig, number: int = 1) -> RecordDict:
-    job = node.Job(arrays_of, TrainSettings.from_run_config(made_up.RUN_CONFIG), made_up.QUESTION)
-    scaler = Moments.of(made_up.rows(200).values).scaler()
-    value = Task(f"run/{number}", number, made_up.QUESTION, scaler.to_dict(), int(made_up.rows(200).times[149]))
+def task(arrays_of: NodeConfig, number: int = 1, **changes: Any) -> RecordDict:
+    job = node.Job(arrays_of, TrainSettings.from_run_config(made_up.RUN_CONFIG | changes), made_up.QUESTION)
+    value = Task(f"run/{number}", number, made_up.QUESTION, int(made_up.rows(200).times[149]))
     return pack_arrays(value, array_record(to_arrays(build(job.shape, 1))))
+
+
+def with_first_array(content: RecordDict, array: np.ndarray) -> RecordDict:
+    arrays = content.array_records["arrays"].to_numpy_ndarrays()
+    return pack_arrays(unpack(content, Task), array_record([array, *arrays[1:]]))
 
 
 def test_a_query_needs_neither_torch_nor_dataclays_library() -> None:
@@ -81,7 +87,8 @@ def test_a_node_with_enough_rows_says_what_it_brings() -> None:
     assert (standing.host, standing.rows, standing.reason) == ("worker-1", 200, "")
     assert standing.newest == made_up.rows(200).times[-1]
     assert standing.cutoff_ns == made_up.rows(200).times[149]
-    assert standing.moments["count"] == [150.0, 0.0]
+    assert standing.train_windows == 150 - 5 - 5 + 1
+    assert standing.series == ("cpu_usage",)
 
 
 @pytest.mark.usefixtures("config")
@@ -187,7 +194,46 @@ def test_training_returns_changed_arrays_of_the_same_version(config: NodeConfig)
     assert (update.trained.host, update.trained.version) == ("worker-1", "run/1")
     assert update.examples > 100
     before = content.array_records["arrays"].to_numpy_ndarrays()
-    assert any((array != old).any() for array, old in zip(update.arrays, before, strict=True))
+    assert all((array != old).any() for array, old in zip(update.arrays, before, strict=True))
+    assert all(np.isfinite(array).all() for array in update.arrays)
+
+
+def test_training_returns_the_common_part_of_the_series_that_the_node_has(config: NodeConfig) -> None:
+    content = task(config)
+    before = content.array_records["arrays"].to_numpy_ndarrays()[0]
+    before[:] = 0.25  # of an earlier run
+
+    update = unpack_update(ask("train", with_first_array(content, before)))
+
+    assert isinstance(update, Update)
+    cpu, power = update.arrays[0]
+    job = node.Job(config, TrainSettings.from_run_config(made_up.RUN_CONFIG), made_up.QUESTION)
+    prepared = prepare(made_up.rows(200), job.schema, job.plan, job.settings, int(made_up.rows(200).times[149]))
+    np.testing.assert_allclose(cpu, fit_common(prepared.train).weights[0], rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(power, before[1])
+
+
+@pytest.mark.parametrize("network", ["lstm", "gru"])
+def test_a_node_trains_the_network_that_the_run_asks_for(config: NodeConfig, network: str) -> None:
+    update = unpack_update(ask("train", task(config, network=network), network=network))
+
+    assert isinstance(update, Update)
+    assert update.arrays[1].shape == ({"lstm": 16, "gru": 12}[network], 2)
+
+
+def test_a_node_where_nothing_ever_moves_refuses_to_train_and_says_so(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    still = made_up.rows(200)
+    still.values[:, 0] = 0.05
+    fill(monkeypatch, still)
+
+    refused = unpack_update(ask("train", task(config)))
+
+    assert isinstance(refused, Refused)
+    assert (refused.host, refused.reason) == (
+        "worker-1", "no window has a target to learn from: every series is constant, or absent"
+    )  # fmt: skip
 
 
 def test_training_looks_at_no_row_after_the_cutoff(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +272,7 @@ def model(config: NodeConfig) -> bytes:
     from icosfl.train.artifact import to_bytes
 
     job = node.Job(config, TrainSettings.from_run_config(made_up.RUN_CONFIG), made_up.QUESTION)
-    return to_bytes(start(job, Moments.of(made_up.rows(200).values), "9").artifact)
+    return to_bytes(start(job, {"cpu_usage"}, "9").artifact)
 
 
 def test_a_model_that_is_handed_out_is_measured_and_kept(config: NodeConfig, model: bytes) -> None:
@@ -242,7 +288,11 @@ def test_a_model_that_is_handed_out_is_measured_and_kept(config: NodeConfig, mod
     evaluation = load_evaluation(config.models_dir, kept.digest)
     assert evaluation is not None
     assert evaluation.cutoff_ns == cutoff
-    assert len(received.scores["scores"]) == 4
+    assert received.scores == evaluation.scores
+    assert [(score.series, score.horizon_steps, score.count > 0) for score in received.scores.scores] == [
+        ("cpu_usage", 1, True), ("cpu_usage", 5, True), ("power", 1, False), ("power", 5, False)
+    ]  # fmt: skip
+    assert evaluation.linear.fitted.tolist() == [True, False]
 
 
 def test_supernodes_that_share_a_host_keep_one_model_and_the_evaluation_of_the_newest_rows(
