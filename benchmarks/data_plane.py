@@ -203,7 +203,7 @@ def fill(store: SeriesStore, node: NodeConfig) -> None:
         settings = TrainSettings.from_run_config(tomllib.load(file)["tool"]["flwr"]["app"]["config"])
     job = Job(node, settings, Question(series=SERIES, period_seconds=PERIOD))
     found = survey(store.window().rows, schema_of(SERIES), job.plan, settings)
-    save(model.start(job, found.moments, "bench").artifact, node.models_dir)
+    save(model.start(job, found.present, "bench").artifact, node.models_dir)
 
 
 def wait_until_it_forecasts(node: Node) -> None:
