@@ -16,7 +16,7 @@ CPU = frozenset({"cpu_usage"})
 
 
 def job(directory: Path, train_fraction: float = 0.75, **changes: str) -> Job:
-    settings = TrainSettings.from_run_config(made_up.RUN_CONFIG | {"train-fraction": train_fraction} | changes)
+    settings = TrainSettings.from_run_config({**made_up.RUN_CONFIG, "train-fraction": train_fraction, **changes})
     return Job(made_up.node_config(directory, "controller"), settings, made_up.QUESTION)
 
 

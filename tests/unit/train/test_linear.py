@@ -52,7 +52,7 @@ def walk(count: int, seed: int = 1) -> np.ndarray:
 def drifting(count: int, seed: int = 1) -> np.ndarray:
     """A noisy wave on a slope."""
     steps = np.arange(count)
-    return 0.02 * steps + 5 * np.sin(steps / 7) + np.random.default_rng(seed).normal(0, 1, count)
+    return np.asarray(0.02 * steps + 5 * np.sin(steps / 7) + np.random.default_rng(seed).normal(0, 1, count))
 
 
 def bursty(count: int, seed: int = 1) -> np.ndarray:
