@@ -42,8 +42,16 @@ class FitReport:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Examples:
-    """What is learned from: what the model sees of each window, the targets in the same terms, and what each counts."""
+class Examples:
+    """What is learned from: what the model sees of each window, the targets in the same terms, and what each counts.
+
+    Args:
+        steps: As in `View`, shape [n, window, k].
+        expected: As in `View`, shape [n, h, k].
+        context: As in `View`, shape [n, k + 4].
+        targets: Less the windows' means, in their spreads, shape [n, h, k]; 0 where missing.
+        weights: What each target's error counts, shape [n, h, k]; 0 where missing.
+    """
 
     steps: Tensor
     expected: Tensor
@@ -77,13 +85,26 @@ def fit(  # noqa: PLR0913 (each is one plain setting)
     check_fit(model, windows, linear)
     started = time.monotonic()
     with one_thread():
-        data = _examples(windows, linear)
-        optimiser = _Adam(list(model.parameters()), learning_rate)
-        order = torch.Generator().manual_seed(seed)
-        losses = [_epoch(model, data, optimiser, batch_size, order) for _ in range(epochs)]
+        examples = examples_of(windows, linear)
+        loss = learn(model, examples, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
+    return FitReport(len(windows), loss, time.monotonic() - started)
+
+
+def learn(  # noqa: PLR0913 (each is one plain setting)
+    model: Forecaster, examples: Examples, *, epochs: int, learning_rate: float, batch_size: int, seed: int
+) -> float:
+    """Train the model in place on examples, as `fit` does, and return the mean loss of the last epoch.
+
+    Raises:
+        RunFailed: the loss or a weight is not finite any more.
+    """
+    optimiser = _Adam(list(model.parameters()), learning_rate)
+    order = torch.Generator().manual_seed(seed)
+    with one_thread():
+        losses = [_epoch(model, examples, optimiser, batch_size, order) for _ in range(epochs)]
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
         raise _diverged("a weight")
-    return FitReport(len(windows), losses[-1], time.monotonic() - started)
+    return losses[-1]
 
 
 def predict(model: Forecaster, linear: Linear | None, inputs: Values, times: Times) -> Values:
@@ -159,7 +180,7 @@ class _Adam:
             parameter.grad = None
 
 
-def _epoch(model: Forecaster, data: _Examples, optimiser: _Adam, batch_size: int, order: torch.Generator) -> float:
+def _epoch(model: Forecaster, data: Examples, optimiser: _Adam, batch_size: int, order: torch.Generator) -> float:
     """One pass in a new order; returns the mean loss over the windows."""
     total = 0.0
     for batch in torch.split(torch.randperm(len(data.steps), generator=order), batch_size):
@@ -184,8 +205,12 @@ def _pinball(errors: Tensor, weights: Tensor) -> Tensor:
     return (losses * weights).sum(dim=(1, 2)).mean()
 
 
-def _examples(windows: Windows, linear: Linear) -> _Examples:
-    """Inputs and targets without NaN, and weights: 0 for a target that is missing, or that never leaves an error."""
+def examples_of(windows: Windows, linear: Linear) -> Examples:
+    """Inputs and targets without NaN, and weights: 0 for a target that is missing, or that never leaves an error.
+
+    Raises:
+        NotReady: there is nothing to learn from.
+    """
     told = np.isfinite(windows.targets) & linear.fitted
     count = told.sum(axis=0)
     learnable = (count > 0) & (np.nan_to_num(linear.noise.T) > 0)
@@ -196,7 +221,7 @@ def _examples(windows: Windows, linear: Linear) -> _Examples:
     noise = np.where(learnable, linear.noise.T, 1.0)
     weights = np.where(told & learnable, share * view.spread / noise, 0.0)
     targets = np.nan_to_num((windows.targets - view.centre) / view.spread)
-    return _Examples(view.steps, view.expected, view.context, _tensor(targets), _tensor(weights))
+    return Examples(view.steps, view.expected, view.context, _tensor(targets), _tensor(weights))
 
 
 def _tells_days(windows: Windows) -> bool:

@@ -290,6 +290,21 @@ def mean_steps(train: Windows) -> Values:
     return means
 
 
+def errors_of(targets: Values, forecasts: Values, step: float) -> Errors:
+    """How far forecasts [n] were off targets [n], n at least 1, both in real units.
+
+    Args:
+        targets: What was measured.
+        forecasts: What had been said of it.
+        step: Mean absolute step of the training part (`mean_steps`): the unit of MASE.
+    """
+    distances = np.abs(targets - forecasts)
+    sizes = np.abs(targets) + np.abs(forecasts)
+    smape = 200 * (distances / np.where(sizes > 0, sizes, 1.0)).mean()
+    mae = float(distances.mean())
+    return Errors(mae, _rmse(distances), float(smape), mae / step if step > 0 else None)
+
+
 def offsets(below: Values, above: Values) -> tuple[float, float] | None:
     """How far to move the ends of an interval so that each leaves out one outcome in ten.
 
@@ -374,7 +389,9 @@ def _score(series: Series, horizon: tuple[int, float], points: _Points, step: fl
     lower, upper = points.ends(chosen)
     moved = offsets((points.targets - lower)[older], (points.targets - upper)[older])
     errors = {
-        name: _errors(points.targets[newer], values[newer], step) for name, values in points.forecasts.items() if count
+        name: errors_of(points.targets[newer], values[newer], step)
+        for name, values in points.forecasts.items()
+        if count
     }
     coverage, width = _held(points, chosen, moved) if moved and count else (None, None)
     return Score(
@@ -402,14 +419,6 @@ def _held(points: _Points, chosen: str, moved: tuple[float, float]) -> tuple[flo
     below, above = (ends[newer] for ends in points.ends(chosen))
     lower, upper = np.minimum(below + moved[0], forecasts), np.maximum(above + moved[1], forecasts)
     return float(((targets >= lower) & (targets <= upper)).mean()), float((upper - lower).mean())
-
-
-def _errors(targets: Values, forecasts: Values, step: float) -> Errors:
-    distances = np.abs(targets - forecasts)
-    sizes = np.abs(targets) + np.abs(forecasts)
-    smape = 200 * (distances / np.where(sizes > 0, sizes, 1.0)).mean()
-    mae = float(distances.mean())
-    return Errors(mae, _rmse(distances), float(smape), mae / step if step > 0 else None)
 
 
 def _rmse(residuals: Values) -> float:
