@@ -34,6 +34,9 @@ INTERVAL = 1 - 2 / TAIL_PARTS
 # With fewer validation points than this no interval can be calibrated, and no predictor be chosen.
 FEWEST_POINTS = TAIL_PARTS - 1
 
+# An error below this share of the value is one of rounding: no predictor is better than another for it.
+ROUNDING = 1e-9
+
 # Among the predictors of a summary: whichever was chosen on each node.
 SERVED = "served"
 
@@ -298,7 +301,7 @@ def errors_of(targets: Values, forecasts: Values, step: float) -> Errors:
         forecasts: What had been said of it.
         step: Mean absolute step of the training part (`mean_steps`): the unit of MASE.
     """
-    distances = np.abs(targets - forecasts)
+    distances = _distances(targets, forecasts)
     sizes = np.abs(targets) + np.abs(forecasts)
     smape = 200 * (distances / np.where(sizes > 0, sizes, 1.0)).mean()
     mae = float(distances.mean())
@@ -383,7 +386,7 @@ def _first_seen(inputs: Values, since: NDArray[np.int64]) -> Values:
 def _score(series: Series, horizon: tuple[int, float], points: _Points, step: float) -> Score:
     older, newer = points.older, ~points.older
     validation_count, count = int(older.sum()), int(newer.sum())
-    residuals = {name: points.targets - values for name, values in points.forecasts.items()}
+    residuals = {name: _distances(points.targets, values) for name, values in points.forecasts.items()}
     validation = {name: _rmse(values[older]) for name, values in residuals.items() if validation_count}
     chosen = min(validation, key=validation.__getitem__) if validation_count >= FEWEST_POINTS else GLOBAL
     lower, upper = points.ends(chosen)
@@ -419,6 +422,12 @@ def _held(points: _Points, chosen: str, moved: tuple[float, float]) -> tuple[flo
     below, above = (ends[newer] for ends in points.ends(chosen))
     lower, upper = np.minimum(below + moved[0], forecasts), np.maximum(above + moved[1], forecasts)
     return float(((targets >= lower) & (targets <= upper)).mean()), float((upper - lower).mean())
+
+
+def _distances(targets: Values, forecasts: Values) -> Values:
+    """Absolute errors; those that are no larger than rounding count as none."""
+    distances = np.abs(targets - forecasts)
+    return np.asarray(np.where(distances <= ROUNDING * np.abs(targets), 0.0, distances))
 
 
 def _rmse(residuals: Values) -> float:

@@ -569,3 +569,15 @@ def test_a_summary_survives_the_way_through_json() -> None:
     assert Summary.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
     with pytest.raises(SchemaMismatch, match="no summary"):
         Summary.from_dict({"series": "cpu_usage"})
+
+
+def test_an_error_of_rounding_is_none_and_decides_nothing(windows_of: MakeWindows) -> None:
+    windows = windows_of(np.full(80, 4000.1))
+    still = windows.targets.copy()
+    rounded = {name: still * (1 + 1e-13) for name in NAMES}
+
+    found = score(CPU, windows, windows, np.repeat(still[..., None], 3, axis=-1), rounded).scores
+
+    assert {item.chosen for item in found} == {GLOBAL}
+    assert {value for item in found for value in item.skill.values()} == {None}
+    assert {errors.rmse for item in found for errors in item.errors.values()} == {0.0}
