@@ -574,7 +574,7 @@ def test_a_summary_survives_the_way_through_json() -> None:
 def test_an_error_of_rounding_is_none_and_decides_nothing(windows_of: MakeWindows) -> None:
     windows = windows_of(np.full(80, 4000.1))
     still = windows.targets.copy()
-    rounded = {name: still * (1 + 1e-13) for name in NAMES}
+    rounded = dict.fromkeys(NAMES, still * (1 + 1e-13))
 
     found = score(CPU, windows, windows, np.repeat(still[..., None], 3, axis=-1), rounded).scores
 
