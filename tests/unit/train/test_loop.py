@@ -166,6 +166,24 @@ def test_each_series_counts_the_same_whatever_its_unit(windows_of: MakeWindows) 
         np.testing.assert_allclose(one, other, atol=1e-3)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_a_series_that_a_line_foretells_does_not_keep_others_from_being_learned(
+    noise: float, windows_of: MakeWindows
+) -> None:
+    line = np.arange(700) + np.random.default_rng(1).normal(0, noise, 700)
+    windows = windows_of(logistic(700), line)
+    linear, model = fit_blend(windows), fresh(2)
+
+    report = learn(model, windows, linear, epochs=40)
+
+    alone, together = (
+        rmse(linear.predict(windows.inputs), windows),
+        rmse(forecast(model, linear, windows)[..., 1], windows),
+    )
+    assert report.loss < 1
+    assert together[0, 0] < 0.7 * alone[0, 0]
+
+
 @each_network
 def test_the_same_seed_gives_the_same_model(network: str, windows_of: MakeWindows) -> None:
     windows = windows_of(logistic(200))
