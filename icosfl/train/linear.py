@@ -6,7 +6,7 @@ horizon, series by series. They are fitted from sums over the windows, so that a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
@@ -29,7 +29,8 @@ ANCHORS = (MEAN, LAST, LEVEL)
 LAGS = (10, 20, 120)
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e3)
 
-# A candidate whose error is 2 % above the best one's counts 0.37 as much, one at 10 % hardly any more.
+# A candidate whose error is 2 % above the best one's counts 0.37 as much, one at 10 % hardly any more. Of n independent
+# errors, likelihood would weigh candidates by error^-n: where windows are few, or overlap up to a far horizon, less.
 SHARPNESS = 50.0
 
 # Of the map that nodes average.
@@ -125,7 +126,8 @@ def fit_blend(train: Windows) -> Linear:
     """The average of many linear forecasts, by how well each did on the newest quarter of the training windows.
 
     The candidates (`ANCHORS`, `LAGS`, `PENALTIES`) are fitted to the older windows, compared on the newest quarter,
-    fitted anew to all, and averaged with weights error^-`SHARPNESS`. The average of affine maps is one again.
+    fitted anew to all, and averaged with weights error^-s: s is the number of windows compared for each step of the
+    horizon, at most `SHARPNESS`. The average of affine maps is one again.
 
     Args:
         train: Windows in real units, in the order of time. A series without a target is not fitted (NaN).
@@ -190,6 +192,7 @@ class _Sums:
     """The sums of one series at one horizon: of all windows, and of the older and newer ones that are compared."""
 
     window: int
+    horizon: int
     all: _Part
     older: _Part
     newer: _Part
@@ -224,8 +227,8 @@ def _fit(train: Windows, fit: Callable[[_Sums], Values]) -> Linear:
             if not bool(told.any()):
                 continue
             rows = scaled if bool(told.all()) else scaled[told]
-            ends = [times[told] + train.horizons[index] * train.period_ns for index in indices]
-            parts = _sums(rows, scaled_targets[told][:, indices], times[told], ends)
+            steps = [train.horizons[index] for index in indices]
+            parts = _sums(rows, scaled_targets[told][:, indices], times[told] // train.period_ns, steps)
             for index, sums in zip(indices, parts, strict=True):
                 solution = fit(sums)
                 weights[series, :, index] = solution[:-1]
@@ -250,15 +253,17 @@ def _alike(targets: Values) -> list[list[int]]:
     return list(groups.values())
 
 
-def _sums(windows: Values, targets: Values, times: NDArray[np.int64], ends: list[NDArray[np.int64]]) -> Iterator[_Sums]:
-    """Sums over windows [n, window + 1] for each horizon's targets [n, h], which end at `ends` [n].
+def _sums(windows: Values, targets: Values, times: NDArray[np.int64], horizons: Sequence[int]) -> Iterator[_Sums]:
+    """Sums over windows [n, window + 1] for the targets [n, h] of each horizon; times [n] and horizons in steps.
 
     The older windows' targets lie before the newer ones' forecasts are made. Windows are multiplied once for all
     horizons, in blocks between the rows where some horizon's older ones end.
     """
     count = len(windows)
     start = round(count * (1 - CHECK_SHARE))
-    stops = [int(np.searchsorted(end, times[start], side="right")) if start < count else 0 for end in ends]
+    stops = [
+        int(np.searchsorted(times + steps, times[start], side="right")) if start < count else 0 for steps in horizons
+    ]
     cuts = sorted({0, *stops, start, count})
     blocks = {first: windows[first:last].T @ windows[first:last] for first, last in pairwise(cuts)}
 
@@ -269,8 +274,8 @@ def _sums(windows: Values, targets: Values, times: NDArray[np.int64], ends: list
             gram += block
         return _Part(len(rows), gram, rows.T @ ours, float(ours @ ours))
 
-    for told, stop in zip(targets.T, stops, strict=True):
-        yield _Sums(windows.shape[1] - 1, part(0, count, told), part(0, stop, told), part(start, count, told))
+    for told, stop, steps in zip(targets.T, stops, horizons, strict=True):
+        yield _Sums(windows.shape[1] - 1, steps, part(0, count, told), part(0, stop, told), part(start, count, told))
 
 
 def _blend(sums: _Sums) -> Values:
@@ -286,7 +291,8 @@ def _blend(sums: _Sums) -> Values:
             errors += [np.sqrt(newer.error(solution)) for solution in before]
     if not checked or min(errors) == 0:
         errors = [1.0] * len(solutions)
-    share = (np.asarray(errors) / min(errors)) ** -SHARPNESS
+    sharpness = min(SHARPNESS, newer.count / sums.horizon)
+    share = (np.asarray(errors) / min(errors)) ** -sharpness
     return np.asarray(np.average(solutions, axis=0, weights=share), np.float64)
 
 
