@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import docker
+from docker.errors import create_api_error_from_http_exception
 from docker.types import EndpointConfig
+from requests import HTTPError
 
 from icosfl.errors import RunFailed
 
 _API = "1.41"  # Debian 12's engine
+_FRAME = struct.Struct(">BxxxL")  # before each piece of output: stdout or stderr, and its length
+_EXEC_SECONDS = 600.0
 _BOOT = (Path(__file__).parent / "boot.sh").read_text(encoding="utf-8")
 
 
@@ -141,15 +146,30 @@ class Container:
             RunFailed: it failed, and `check` asks that it does not.
         """
         made = self._api.exec_create(self.name, list(argv), user=user, stdin=bool(stdin))
-        if stdin:
-            stdout, stderr = self._exchange(made["Id"], stdin)
-        else:
-            stdout, stderr = self._api.exec_start(made["Id"], demux=True)
+        said = self._exchange(made["Id"], stdin) if stdin else self._output(made["Id"])
         code = int(self._api.exec_inspect(made["Id"])["ExitCode"])
-        done = Completed(code, *((part or b"").decode(errors="replace") for part in (stdout, stderr)))
+        done = Completed(code, *(part.decode(errors="replace") for part in said))
         if check and code != 0:
             raise RunFailed(f"{self.name}: {' '.join(argv)} ended with {code}: {done.stderr.strip() or done.stdout}")
         return done
+
+    def _output(self, exec_id: str) -> tuple[bytes, bytes]:
+        """Collect all that a command says: the SDK's own reader drops what comes along with the answer's head."""
+        started = self._api.post(
+            f"{self._api.base_url}/v{self._api.api_version}/exec/{exec_id}/start",
+            json={"Detach": False, "Tty": False},
+            timeout=_EXEC_SECONDS,
+        )
+        try:
+            started.raise_for_status()
+        except HTTPError as error:
+            create_api_error_from_http_exception(error)
+        said, place, parts = started.content, 0, {1: bytearray(), 2: bytearray()}
+        while place < len(said):
+            stream, size = _FRAME.unpack_from(said, place)
+            place += _FRAME.size + size
+            parts[stream] += said[place - size : place]
+        return bytes(parts[1]), bytes(parts[2])
 
     def _exchange(self, exec_id: str, stdin: bytes) -> tuple[bytes, bytes]:
         """Hand a command its input, and collect its output."""
