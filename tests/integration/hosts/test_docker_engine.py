@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
@@ -110,12 +111,6 @@ def test_an_engine_that_was_there_stays_as_its_owner_configured_it(fleet: HostFl
     assert fleet.run(EQUIPPED, ["docker", "info", "--format", "{{.LoggingDriver}}"]).stdout == "local\n"
 
 
-def test_a_second_run_changes_nothing(fleet: HostFleet, installed: Ran) -> None:
-    again = run(PLAYBOOK, fleet.inventory)
-
-    assert (again.counts(BARE)["changed"], again.counts(EQUIPPED)["changed"]) == (0, 0), again.output
-
-
 def test_another_setting_restarts_only_the_engine_that_is_ours(fleet: HostFleet, installed: Ran) -> None:
     changed = run(PLAYBOOK, fleet.inventory, "-e", "icosfl_docker_log_mb=5")
 
@@ -131,27 +126,53 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["-e", "icosfl_registry=reg.example.com:5000/fleet", "-e", f"icosfl_registry_ca={ca}"]
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Of the bare host's engine: the mark in its file, the mark of the engine that runs, and the registry's CA."""
+
+    written: list[str]
+    in_use: list[str]
+    ca: str
+
+    @classmethod
+    def of(cls, fleet: HostFleet) -> Settings:
+        """As they are now."""
+        running = fleet.run(BARE, ["docker", "info", "--format", "{{json .Labels}}"]).stdout
+        return cls(json.loads(fleet.read(BARE, CONFIG))["labels"], json.loads(running), fleet.read(BARE, CA))
+
+
+@pytest.fixture(scope="module")
+def cut_off(fleet: HostFleet, installed: Ran, registry: list[str]) -> Settings:
+    """What a run leaves that ends before it restarts the engine."""
+    ran = run(PLAYBOOK, fleet.inventory, *registry, "--skip-tags", "docker_engine_service")
+    assert ran.code == 0, ran.output
+    return Settings.of(fleet)
+
+
+@pytest.fixture(scope="module")
+def completed(fleet: HostFleet, cut_off: Settings, registry: list[str]) -> Ran:
+    """The next run."""
+    return run(PLAYBOOK, fleet.inventory, *registry)
+
+
 def test_a_run_that_was_cut_off_before_the_restart_is_completed_by_the_next(
-    fleet: HostFleet, installed: Ran, registry: list[str]
+    fleet: HostFleet, cut_off: Settings, completed: Ran
 ) -> None:
-    asked = ["docker", "info", "--format", "{{json .Labels}}"]
-    cut_off = run(PLAYBOOK, fleet.inventory, *registry, "--skip-tags", "docker_engine_service")
-    mark = json.loads(fleet.read(BARE, CONFIG))["labels"]
+    assert cut_off.ca == "a certificate\n"
+    assert cut_off.in_use != cut_off.written
+    assert completed.counts(BARE)["changed"] == 1, completed.output
+    assert Settings.of(fleet).in_use == cut_off.written
 
-    assert cut_off.code == 0, cut_off.output
-    assert fleet.read(BARE, CA) == "a certificate\n"
-    assert json.loads(fleet.run(BARE, asked).stdout) != mark
 
-    completed, again = (run(PLAYBOOK, fleet.inventory, *registry) for _ in range(2))
+def test_a_run_after_a_complete_one_changes_nothing(fleet: HostFleet, completed: Ran, registry: list[str]) -> None:
+    again = run(PLAYBOOK, fleet.inventory, *registry)
 
-    assert json.loads(fleet.run(BARE, asked).stdout) == mark
-    assert [ran.counts(BARE)["changed"] for ran in (completed, again)] == [1, 0], completed.output + again.output
+    assert (again.counts(BARE)["changed"], again.counts(EQUIPPED)["changed"]) == (0, 0), again.output
 
 
 def test_a_run_that_was_cut_off_before_docker_was_installed_is_completed_by_the_next(
-    fleet: HostFleet, installed: Ran, registry: list[str]
+    fleet: HostFleet, completed: Ran, registry: list[str]
 ) -> None:
-    run(PLAYBOOK, fleet.inventory, *registry)
     fleet.run(BARE, ["systemctl", "stop", "docker.socket", "docker.service"])
     fleet.run(BARE, ["dpkg", "--remove", "docker.io"])
     fleet.run(BARE, ["rm", "-rf", "/etc/docker/certs.d"])  # the mark stays
