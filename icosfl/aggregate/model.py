@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from icosfl.config import NodeConfig
 from icosfl.errors import CheckpointError, NotReady, SchemaMismatch
@@ -15,6 +16,7 @@ from icosfl.schema import Rows
 from icosfl.train.artifact import Artifact, load_latest, now_utc
 from icosfl.train.messages import Arrays
 from icosfl.train.node import Job, measure
+from icosfl.train.shape import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +32,13 @@ class Start:
     fresh_because: str
 
 
-def start(job: Job, present: Collection[str], run: str) -> Start:
+def start(job: Job, run: str) -> Start:
     """Go on from the controller's newest model if it fits; else begin with fresh weights.
 
     A model that was taught a larger share of the rows does not fit: it has seen rows that this run measures on.
 
     Args:
         job: The run's settings and series on the controller.
-        present: Series that at least one member has.
         run: The run's id.
 
     Raises:
@@ -47,13 +48,12 @@ def start(job: Job, present: Collection[str], run: str) -> Start:
     if latest is not None:
         reason = _misfit(latest, job)
     if latest is None or reason:
-        return Start(_fresh(job, _among(job.names, present), run), reason)
+        return Start(_fresh(job, run), reason)
     return Start(
         replace(
             latest,
             train_fraction=job.settings.train_fraction,
             season=job.plan.season,
-            taught=_among(job.names, {*latest.taught, *present}),
             run=run,
             round=0,
             nodes=(),
@@ -64,14 +64,44 @@ def start(job: Job, present: Collection[str], run: str) -> Start:
     )
 
 
-def after_round(begun: Artifact, number: int, nodes: Sequence[str], arrays: Arrays) -> Artifact:
+def after_round(
+    before: Artifact, number: int, nodes: Sequence[str], series: Collection[str], arrays: Arrays
+) -> Artifact:
     """The model after a round.
+
+    Args:
+        before: The model that the round began with.
+        number: The round.
+        nodes: Hosts whose updates are in the average.
+        series: Names of those that some of these nodes have: they are taught now.
+        arrays: The average.
 
     Raises:
         SchemaMismatch: the arrays are not those of the model.
     """
     weights = tuple(np.asarray(array, np.float32) for array in arrays)
-    return replace(begun, round=number, nodes=tuple(nodes), created=now_utc(), arrays=weights)
+    taught = tuple(name for name in before.schema.names if name in before.taught or name in series)
+    return replace(before, round=number, nodes=tuple(nodes), taught=taught, created=now_utc(), arrays=weights)
+
+
+def common_of(
+    average: NDArray[Any], parts: Sequence[NDArray[Any]], examples: Sequence[int], has: NDArray[np.bool_]
+) -> Array:
+    """The common linear part: of each series the mean over the nodes that have it, weighted by examples.
+
+    Args:
+        average: Of all nodes' parts, shape [k, window, h]: what a series keeps that no node has.
+        parts: The nodes' parts.
+        examples: How many windows each node was trained on.
+        has: Which node has which series, shape [nodes, k].
+    """
+    common = np.array(average, np.float32)
+    for series, those in enumerate(has.T):
+        if bool(those.any()):
+            rows = [part[series] for part, one in zip(parts, those, strict=True) if one]
+            weights = [count for count, one in zip(examples, those, strict=True) if one]
+            common[series] = np.average(rows, axis=0, weights=weights)
+    return common
 
 
 def evaluate(artifact: Artifact, node: NodeConfig, rows: Rows | None) -> dict[str, Any]:
@@ -111,11 +141,7 @@ def _misfit(latest: Artifact, job: Job) -> str:
     return reason
 
 
-def _among(names: Sequence[str], some: Collection[str]) -> tuple[str, ...]:
-    return tuple(name for name in names if name in some)
-
-
-def _fresh(job: Job, taught: tuple[str, ...], run: str) -> Artifact:
+def _fresh(job: Job, run: str) -> Artifact:
     from icosfl.train.model import build, to_arrays
 
     plan = job.plan
@@ -125,7 +151,7 @@ def _fresh(job: Job, taught: tuple[str, ...], run: str) -> Artifact:
         horizons=plan.horizons,
         season=plan.season,
         train_fraction=job.settings.train_fraction,
-        taught=taught,
+        taught=(),
         shape=job.shape,
         run=run,
         round=0,

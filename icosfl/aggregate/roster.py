@@ -65,11 +65,6 @@ class Roster:
             cure="wait until the nodes have enough rows, look at `icosfl status`, or lower min-nodes",
         )
 
-    @property
-    def series(self) -> frozenset[str]:
-        """Names of the series that at least one member has."""
-        return frozenset(name for member in self.members for name in member.series)
-
 
 def call(grid: BoundedGrid, question: Question, least: int, timeout: float) -> Roster:
     """Ask every node that is online, once `least` are; at most `timeout` seconds for them to come, and to answer.

@@ -139,7 +139,7 @@ class _Run:
 
     def _begin(self, job: Job, roster: Roster) -> Artifact:
         roster.require(self._settings.train.min_nodes)
-        started = model.start(job, roster.series, self._run)
+        started = model.start(job, self._run)
         candidates = tuple(member.candidate for member in roster.members)
         parent = started.artifact.parent
         self._log.append(Ready(utc_now(), candidates, roster.left_out, parent, started.fresh_because))
@@ -221,7 +221,6 @@ class _Rounds:
         self._log = log
         self._node = node
         self._strategy = strategy
-        self._begun = begun
         self._rows = rows
         self._of = of
         self.artifact = begun
@@ -232,7 +231,9 @@ class _Rounds:
         report = self._strategy.report
         if number == 0 or report is None:
             return None
-        self.artifact = model.after_round(self._begun, number, report.nodes, arrays.to_numpy_ndarrays())
+        self.artifact = model.after_round(
+            self.artifact, number, report.nodes, report.series, arrays.to_numpy_ndarrays()
+        )
         self.evaluation = model.evaluate(self.artifact, self._node, self._rows)
         save(self.artifact, self._node.models_dir)
         self._log.append(

@@ -8,17 +8,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from icosfl.aggregate.grid import NoReply, first_replies, pair
 from icosfl.aggregate.guards import Expected, fault
+from icosfl.aggregate.model import common_of
 from icosfl.aggregate.progress import Absent
 from icosfl.aggregate.roster import Member
 from icosfl.errors import RunFailed, SchemaMismatch
 from icosfl.train.messages import Refused, Task, Update
-from icosfl.train.records import ARRAYS, EXAMPLES, VALUE, pack_arrays, unpack_update
+from icosfl.train.records import ARRAYS, EXAMPLES, VALUE, array_record, pack_arrays, unpack_update
 from icosfl.train.shape import ModelShape
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ class RoundReport:
         round: Which, from 1.
         nodes: Hosts whose updates are in the average.
         left_out: Hosts whose updates are not, or not all that they sent, and why.
+        series: Names of those that some of these nodes have.
         loss: Mean of the nodes' losses, weighted by examples.
         examples: Windows trained on, of all nodes in the average.
         started: Seconds of `time.monotonic()`.
@@ -40,6 +43,7 @@ class RoundReport:
     round: int
     nodes: tuple[str, ...]
     left_out: tuple[Absent, ...]
+    series: frozenset[str]
     loss: float
     examples: int
     started: float
@@ -131,11 +135,13 @@ class CheckedFedAvg(FedAvg):
         self._require(server_round, len(updates), left_out, "valid updates")
         silent = {node for node, answer in answers.items() if isinstance(answer, NoReply) and answer.silent}
         self._members = [member for member in self._members if member.node not in silent]
-        self.report = self._told(server_round, list(updates.values()), left_out)
+        members = [member for member, _ in self._asked if member.node in updates]
+        self.report = self._told(server_round, members, list(updates.values()), left_out)
         valid = {message.metadata.message_id for member, message in self._asked if member.node in updates}
-        return super().aggregate_train(
+        arrays, metrics = super().aggregate_train(
             server_round, [reply for reply in first if reply.metadata.reply_to_message_id in valid]
         )
+        return self._with_common(arrays, members, list(updates.values())), metrics
 
     def configure_evaluate(
         self,
@@ -154,6 +160,18 @@ class CheckedFedAvg(FedAvg):
     ) -> MetricRecord | None:
         """None: see the class."""
         return None
+
+    def _with_common(
+        self, arrays: ArrayRecord | None, members: Sequence[Member], updates: Sequence[Update]
+    ) -> ArrayRecord | None:
+        """The average, with the common part of each series averaged over the nodes that have it."""
+        if arrays is None:
+            return None
+        names = [series.name for series in self._task.question.series]
+        has = np.array([[name in member.series for name in names] for member in members])
+        first, *rest = arrays.to_numpy_ndarrays()
+        parts = [update.arrays[0] for update in updates]
+        return array_record([common_of(first, parts, [update.examples for update in updates], has), *rest])
 
     def _message(self, server_round: int, arrays: ArrayRecord, member: Member) -> Message:
         version = self._version(server_round)
@@ -181,7 +199,8 @@ class CheckedFedAvg(FedAvg):
             return error.message
         if isinstance(update, Refused):
             return update.reason
-        return fault(update, Expected(member.host, self._version(server_round), self._shape)) or update
+        expected = Expected(member.host, self._version(server_round), self._shape, member.candidate.windows)
+        return fault(update, expected) or update
 
     def _require(self, server_round: int, there: int, left_out: Sequence[Absent], what: str) -> None:
         if there < self._min_nodes:
@@ -191,8 +210,11 @@ class CheckedFedAvg(FedAvg):
                 cure="look at `icosfl status` and the log of the nodes' executors, or lower min-nodes",
             )
 
-    def _told(self, server_round: int, updates: Sequence[Update], left_out: Sequence[Absent]) -> RoundReport:
+    def _told(
+        self, server_round: int, members: Sequence[Member], updates: Sequence[Update], left_out: Sequence[Absent]
+    ) -> RoundReport:
         examples = sum(update.examples for update in updates)
         loss = sum(update.trained.loss * update.examples for update in updates) / examples
         hosts = tuple(update.trained.host for update in updates)
-        return RoundReport(server_round, hosts, tuple(left_out), loss, examples, self._started)
+        series = frozenset(name for member in members for name in member.series)
+        return RoundReport(server_round, hosts, tuple(left_out), series, loss, examples, self._started)

@@ -23,8 +23,8 @@ MEAN = "mean"
 LAST = "last"
 LEVEL = "level"
 
-# The candidates of a blend: what a forecast shrinks to, how many newest values it looks at, and how much it shrinks,
-# as a share of the features' variance.
+# The candidates of a blend: what a forecast shrinks to, how many of the newest values it looks at, and how much it
+# shrinks, as a share of the features' variance.
 ANCHORS = (MEAN, LAST, LEVEL)
 LAGS = (10, 20, 120)
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e3)
@@ -39,6 +39,12 @@ COMMON_PENALTY = 0.1
 
 # The newest share of the training windows, on which the candidates are compared.
 CHECK_SHARE = 0.25
+
+# In units of the series' spread: an error that is less cannot be told from rounding.
+LEAST_ERROR = 1e-6
+
+# The square of a smaller number is none.
+SMALLEST_SPREAD = 1e-150
 
 # With fewer windows on either side nothing is compared: all candidates count the same.
 FEWEST_CHECKED = 8
@@ -150,7 +156,9 @@ def fit_nlinear(train: Windows, penalty: float) -> Linear:
     """NLinear (Zeng et al. 2023): a linear map of the whole window less its last value, fitted in closed form."""
 
     def fit(sums: _Sums) -> Values:
-        return _solve(sums.all, _features(sums.window, LAST, sums.window, 0.0), (penalty,))[0]
+        features = _features(sums.window, LAST, sums.window, 0.0)
+        constant = np.eye(sums.window + 1)[-1:]
+        return _solve(sums.all, _Features(features.base, np.concatenate([features.matrix, constant])), (penalty,))[0]
 
     return _fit(train, fit)
 
@@ -242,7 +250,8 @@ def _measure(inputs: Values) -> tuple[float, float]:
     if inputs.min() == inputs.max():
         return float(inputs[0, 0]), 1.0
     centre = float(inputs.mean())
-    return centre, float(np.sqrt(((inputs - centre) ** 2).mean()))
+    spread = float(np.sqrt(((inputs - centre) ** 2).mean()))
+    return centre, spread if spread > SMALLEST_SPREAD else 1.0
 
 
 def _alike(targets: Values) -> list[list[int]]:
@@ -289,8 +298,7 @@ def _blend(sums: _Sums) -> Values:
         if checked:
             before = _solve(older, _features(sums.window, anchor, lags, older.mean), PENALTIES)
             errors += [np.sqrt(newer.error(solution)) for solution in before]
-    if not checked or min(errors) == 0:
-        errors = [1.0] * len(solutions)
+    errors = [max(error, LEAST_ERROR) for error in errors] if checked else [1.0] * len(solutions)
     sharpness = min(SHARPNESS, newer.count / sums.horizon)
     share = (np.asarray(errors) / min(errors)) ** -sharpness
     return np.asarray(np.average(solutions, axis=0, weights=share), np.float64)

@@ -53,7 +53,7 @@ class Forecaster(nn.Module):
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.shape = shape
-        self.register_buffer(COMMON, torch.zeros(shape.series, shape.window, shape.horizons))
+        self.register_buffer(COMMON, torch.full((shape.series, shape.window, shape.horizons), 1 / shape.window))
         kind = nn.LSTM if shape.network == LSTM else nn.GRU
         self.network = kind(shape.series, shape.hidden, shape.layers, batch_first=True)
         told = shape.horizons * shape.series

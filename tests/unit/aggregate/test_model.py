@@ -12,8 +12,6 @@ from icosfl.train.node import Job
 from icosfl.train.settings import TrainSettings
 from support import made_up
 
-CPU = frozenset({"cpu_usage"})
-
 
 def job(directory: Path, train_fraction: float = 0.75, **changes: str) -> Job:
     settings = TrainSettings.from_run_config({**made_up.RUN_CONFIG, "train-fraction": train_fraction, **changes})
@@ -21,7 +19,7 @@ def job(directory: Path, train_fraction: float = 0.75, **changes: str) -> Job:
 
 
 def test_the_first_model_of_a_controller_is_fresh_and_says_so(tmp_path: Path) -> None:
-    started = model.start(job(tmp_path), CPU, "1")
+    started = model.start(job(tmp_path), "1")
 
     assert (started.artifact.parent, started.artifact.round) == (None, 0)
     assert started.fresh_because == "there is no earlier model"
@@ -29,10 +27,10 @@ def test_the_first_model_of_a_controller_is_fresh_and_says_so(tmp_path: Path) ->
 
 def test_a_damaged_model_is_not_gone_on_from_and_its_file_is_named(tmp_path: Path) -> None:
     own = job(tmp_path)
-    path = save(model.start(own, CPU, "1").artifact, own.node.models_dir)
+    path = save(model.start(own, "1").artifact, own.node.models_dir)
     path.write_bytes(path.read_bytes()[:-30])
 
-    started = model.start(own, CPU, "2")
+    started = model.start(own, "2")
 
     assert started.artifact.parent is None
     assert path.name in started.fresh_because
@@ -43,14 +41,14 @@ def test_a_damaged_pointer_is_not_gone_on_from(tmp_path: Path) -> None:
     own.node.models_dir.mkdir(parents=True)
     (own.node.models_dir / LATEST).write_text("?", encoding="utf-8")
 
-    assert LATEST in model.start(own, CPU, "2").fresh_because
+    assert LATEST in model.start(own, "2").fresh_because
 
 
 def test_a_model_that_was_taught_rows_which_the_run_measures_on_is_not_gone_on_from(tmp_path: Path) -> None:
     taught_more = job(tmp_path, train_fraction=0.9)
-    save(model.start(taught_more, CPU, "1").artifact, taught_more.node.models_dir)
+    save(model.start(taught_more, "1").artifact, taught_more.node.models_dir)
 
-    started = model.start(job(tmp_path, train_fraction=0.5), CPU, "2")
+    started = model.start(job(tmp_path, train_fraction=0.5), "2")
 
     assert (started.artifact.parent, started.artifact.train_fraction) == (None, 0.5)
     assert started.fresh_because == "the earlier model was taught 0.9 of the rows, this run measures on all after 0.5"
@@ -58,45 +56,52 @@ def test_a_model_that_was_taught_rows_which_the_run_measures_on_is_not_gone_on_f
 
 def test_a_model_that_was_taught_fewer_rows_is_gone_on_from_and_counts_as_taught_all_of_them(tmp_path: Path) -> None:
     taught_less = job(tmp_path, train_fraction=0.5)
-    first = model.start(taught_less, CPU, "1").artifact
+    first = model.start(taught_less, "1").artifact
     save(first, taught_less.node.models_dir)
 
-    second = model.start(job(tmp_path, train_fraction=0.9), CPU, "2").artifact
+    second = model.start(job(tmp_path, train_fraction=0.9), "2").artifact
 
     assert (second.parent, second.train_fraction) == (first.digest, 0.9)
 
 
-def test_a_fresh_model_is_taught_the_series_that_a_member_has(tmp_path: Path) -> None:
+def test_a_model_is_taught_what_the_nodes_of_its_rounds_have_and_what_its_parent_was(tmp_path: Path) -> None:
     own = job(tmp_path)
+    fresh = model.start(own, "1").artifact
+    first = model.after_round(fresh, 1, ("worker-1",), {"cpu_usage", "unknown"}, list(fresh.arrays))
+    save(first, own.node.models_dir)
 
-    assert model.start(own, CPU, "1").artifact.taught == ("cpu_usage",)
-    assert model.start(own, {"power", "cpu_usage", "unknown"}, "1").artifact.taught == ("cpu_usage", "power")
+    begun = model.start(own, "2").artifact
+    second = model.after_round(begun, 1, ("worker-2",), {"power"}, list(begun.arrays))
 
-
-def test_a_model_that_is_gone_on_from_stays_taught_what_nobody_has_any_more(tmp_path: Path) -> None:
-    own = job(tmp_path)
-    save(model.start(own, CPU, "1").artifact, own.node.models_dir)
-
-    second = model.start(own, {"power"}, "2").artifact
-
-    assert second.parent is not None
+    assert (fresh.taught, first.taught) == ((), ("cpu_usage",))
+    assert (begun.parent, begun.taught) == (first.digest, ("cpu_usage",))
     assert second.taught == ("cpu_usage", "power")
 
 
+def test_the_common_part_of_a_series_is_the_mean_of_those_that_have_it() -> None:
+    parts = [np.full((3, 4, 2), value, np.float32) for value in (1.0, 2.0, 4.0)]
+    has = np.array([[True, False, False], [True, True, False], [True, True, False]])
+
+    common = model.common_of(np.full((3, 4, 2), 9.0), parts, [10, 10, 30], has)
+
+    assert common.dtype == np.float32
+    assert [set(row.ravel().tolist()) for row in common] == [{3.0}, {3.5}, {9.0}]
+
+
 def test_another_season_is_no_reason_to_begin_afresh(tmp_path: Path) -> None:
-    first = model.start(job(tmp_path), CPU, "1").artifact
+    first = model.start(job(tmp_path), "1").artifact
     save(first, job(tmp_path).node.models_dir)
 
-    second = model.start(job(tmp_path, season="90s"), CPU, "2").artifact
+    second = model.start(job(tmp_path, season="90s"), "2").artifact
 
     assert (first.season, second.season) == (20, 30)
     assert second.parent == first.digest
 
 
 def test_a_model_of_another_network_is_not_gone_on_from(tmp_path: Path) -> None:
-    save(model.start(job(tmp_path), CPU, "1").artifact, job(tmp_path).node.models_dir)
+    save(model.start(job(tmp_path), "1").artifact, job(tmp_path).node.models_dir)
 
-    started = model.start(job(tmp_path, network="gru"), CPU, "2")
+    started = model.start(job(tmp_path, network="gru"), "2")
 
     assert started.artifact.parent is None
     assert started.artifact.shape.network == "gru"
@@ -105,13 +110,13 @@ def test_a_model_of_another_network_is_not_gone_on_from(tmp_path: Path) -> None:
 
 def test_a_model_of_the_first_format_is_not_gone_on_from_and_the_run_says_why(tmp_path: Path) -> None:
     own = job(tmp_path)
-    path = save(model.start(own, CPU, "1").artifact, own.node.models_dir)
+    path = save(model.start(own, "1").artifact, own.node.models_dir)
     with np.load(path) as file:
         parts = dict(file)
     meta = json.loads(parts["meta"].tobytes()) | {"format": 1}
     np.savez(path, **parts | {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)})
 
-    started = model.start(own, CPU, "2")
+    started = model.start(own, "2")
 
     assert started.artifact.parent is None
     assert path.name in started.fresh_because
@@ -120,7 +125,7 @@ def test_a_model_of_the_first_format_is_not_gone_on_from_and_the_run_says_why(tm
 
 def test_an_evaluation_is_kept_beside_the_model_and_says_when_it_cannot_be(tmp_path: Path) -> None:
     own = job(tmp_path)
-    artifact = model.start(own, CPU, "1").artifact
+    artifact = model.start(own, "1").artifact
 
     scores = model.evaluate(artifact, own.node, made_up.rows(200))
     skipped = model.evaluate(replace(artifact, round=1), own.node, made_up.rows(5))

@@ -189,7 +189,27 @@ def test_the_common_part_is_the_mean_of_the_nodes_own(controller: Controller) ->
         own.append(fit_common(train).weights[0])
         counts.append(len(train))
     np.testing.assert_allclose(artifact.arrays[0][0], np.average(own, axis=0, weights=counts), rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(artifact.arrays[0][1], 0)
+    np.testing.assert_allclose(
+        artifact.arrays[0][1], 1 / 5, rtol=1e-6
+    )  # nobody has power: the window's mean, as at first
+
+
+def test_the_common_part_of_a_series_that_one_node_has_is_that_nodes_own(controller: Controller) -> None:
+    rows = controller.nodes[12].rows
+    rows.values[:, 1] = 100 + np.sin(np.arange(len(rows))) * 20
+    sent: list[Update] = []
+
+    def note(message: Message, content: RecordDict) -> RecordDict:
+        if message.metadata.message_type == "train":
+            sent.append(runs_update(content))
+        return content
+
+    controller.nodes[12].change = note
+
+    artifact = controller.run("1", num_server_rounds=3)
+
+    np.testing.assert_allclose(artifact.arrays[0][1], sent[-1].arrays[0][1], rtol=1e-6)
+    np.testing.assert_allclose(artifact.arrays[0].sum(axis=1), 1, rtol=1e-5)
 
 
 def test_the_next_run_goes_on_from_the_last_model(controller: Controller) -> None:

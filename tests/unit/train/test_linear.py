@@ -265,8 +265,28 @@ def test_a_map_without_a_level_of_its_own_moves_its_forecast_with_the_window(
 
     linear = FITS[name](windows)
 
-    np.testing.assert_allclose(linear.bias, 0, atol=1e-9)
     np.testing.assert_allclose(linear.predict(windows.inputs + 1000), linear.predict(windows.inputs) + 1000, rtol=1e-9)
+
+
+def test_the_common_part_has_no_unit(windows_of: MakeWindows) -> None:
+    linear = fit_common(windows_of(autoregressive(200), walk(200)))
+
+    np.testing.assert_allclose(linear.bias, 0, atol=1e-9)
+    np.testing.assert_allclose(linear.weights.sum(axis=1), 1, rtol=1e-9)
+
+
+def test_a_series_of_numbers_whose_squares_are_none_is_forecast(windows_of: MakeWindows) -> None:
+    linear = fit_blend(windows_of(1e-170 * np.exp(-np.arange(200) / 50)))
+
+    assert np.isfinite(linear.weights).all()
+
+
+def test_a_line_is_forecast_at_every_horizon_better_than_by_persistence(windows_of: MakeWindows) -> None:
+    windows = windows_of(1e9 + 1000.0 * np.arange(300))
+
+    errors = np.abs(fit_blend(windows).predict(windows.inputs) - windows.targets)
+
+    assert (errors < 0.01 * np.abs(windows.targets - windows.inputs[:, -1:])).all()
 
 
 def made() -> Linear:
