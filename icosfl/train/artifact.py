@@ -261,7 +261,7 @@ def _meta(artifact: Artifact) -> dict[str, Any]:
 
 def _from_meta(meta: dict[str, Any], arrays: tuple[Array, ...]) -> Artifact:
     if meta["format"] != FORMAT:
-        raise SchemaMismatch(f"format {meta['format']!r} is not {FORMAT}")
+        raise SchemaMismatch(f"it is of format {meta['format']!r}, made by another release; this one reads {FORMAT}")
     return Artifact(
         schema=Schema(tuple(Series(name, unit) for name, unit in meta["series"])),
         period_seconds=float(meta["period_seconds"]),

@@ -120,7 +120,7 @@ def test_a_model_of_the_first_format_is_not_gone_on_from_and_the_run_says_why(tm
 
     assert started.artifact.parent is None
     assert path.name in started.fresh_because
-    assert "format 1 is not 2" in started.fresh_because
+    assert "format 1, made by another release" in started.fresh_because
 
 
 def test_an_evaluation_is_kept_beside_the_model_and_says_when_it_cannot_be(tmp_path: Path) -> None:
