@@ -38,7 +38,8 @@ def _artifact(round_number: int = 1, **changes: Any) -> Artifact:
     schema: Schema = changes.pop("schema", SCHEMA)
     shape = ModelShape(network="lstm", series=len(schema), horizons=len(HORIZONS), window=WINDOW, hidden=4, layers=1)
     arrays = to_arrays(build(shape, seed=1))
-    arrays[0][:, -1, :] = 1.0  # the common linear part
+    arrays[0][:] = 0.0  # the common linear part
+    arrays[0][:, -1, :] = 1.0
     artifact = Artifact(
         schema=schema,
         period_seconds=1.0,
