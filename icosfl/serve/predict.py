@@ -19,6 +19,7 @@ from icosfl.train.artifact import Artifact
 from icosfl.train.baselines import GLOBAL, NAMES
 from icosfl.train.local import Plan, newest_window
 from icosfl.train.scores import Score
+from icosfl.train.shape import QUANTILES
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +103,18 @@ def _forecasts(artifact: Artifact, said: Said, column: int, scores: list[Score |
     """The forecasts of a series, by horizon."""
     series = artifact.schema.series[column]
     limits = limits_of(series.unit, said.seen[:, column])
-    quantiles = np.clip(said.quantiles[:, column], *limits).tolist()
-    baselines = {name: np.clip(values[:, column], *limits).tolist() for name, values in said.baselines.items()}
+    ends = {name: [(value, value) for value in values[:, column].tolist()] for name, values in said.baselines.items()}
+    ends[GLOBAL] = [(low, high) for low, *_, high in said.quantiles[:, column].tolist()]
+    clipped = {name: np.clip(values[:, column], *limits).tolist() for name, values in said.baselines.items()}
+    medians = np.clip(said.quantiles[:, column, len(QUANTILES) // 2], *limits).tolist()
     last = float(said.newest.inputs[0, -1, column])
     forecasts = []
-    for row, (steps, (low, middle, high), score) in enumerate(zip(artifact.horizons, quantiles, scores, strict=True)):
-        candidates = {GLOBAL: middle, **dict.fromkeys(NAMES)}
-        candidates |= {name: finite(values[row]) for name, values in baselines.items()}
+    for row, (steps, score) in enumerate(zip(artifact.horizons, scores, strict=True)):
+        candidates = {GLOBAL: medians[row], **dict.fromkeys(NAMES)}
+        candidates |= {name: finite(values[row]) for name, values in clipped.items()}
         model, value = _served(candidates, score)
         told = score if score is not None and score.chosen == model else None  # an interval is one predictor's
-        lower, upper = _interval(value, (low, high) if model == GLOBAL else (value, value), told, limits)
+        lower, upper = _interval(value, ends[model][row], told, limits)
         seconds = steps * artifact.period_seconds
         forecasts.append(
             Forecast(
@@ -147,7 +150,16 @@ def _served(candidates: Mapping[str, float | None], score: Score | None) -> tupl
 def _interval(
     value: float, ends: tuple[float, float], score: Score | None, limits: tuple[float, float]
 ) -> tuple[float | None, float | None]:
-    """The calibrated ends, around the value and within the limits; None where they were not calibrated."""
+    """The calibrated ends, around the value and within the limits; None where they were not calibrated.
+
+    The offsets belong to ends as they were when the scores were made: not clipped. Only what comes out is.
+
+    Args:
+        value: What is served, within the limits.
+        ends: What its predictor names as lower and upper end, as it says it.
+        score: Of that predictor.
+        limits: Of the unit.
+    """
     if score is None or score.lower is None or score.upper is None:
         return None, None
     lower, upper = min(ends[0] + score.lower, value), max(ends[1] + score.upper, value)

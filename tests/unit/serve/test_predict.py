@@ -12,14 +12,16 @@ import pytest
 
 from icosfl.config import NodeConfig, SeriesConfig
 from icosfl.errors import CheckpointError, NotReady, SchemaMismatch
+from icosfl.process import Windows
 from icosfl.schema import Rows, Schema, Series
 from icosfl.serve.measure import Measured
-from icosfl.serve.predict import Outlook
+from icosfl.serve.predict import Outlook, Said, state, window_of
 from icosfl.serve.predictor import Predictor
 from icosfl.serve.values import Forecast, to_datetime
 from icosfl.train.artifact import Artifact
 from icosfl.train.baselines import NAMES
 from icosfl.train.model import build, to_arrays
+from icosfl.train.scores import score
 from icosfl.train.shape import ModelShape
 
 MakeRows = Callable[..., Rows]
@@ -281,6 +283,57 @@ def test_the_interval_keeps_to_the_units_limits(
             assert forecast.lower is not None
             assert forecast.upper is not None
             assert 0 <= forecast.lower <= forecast.value <= forecast.upper <= 100
+
+
+def test_only_the_calibrated_interval_is_clipped_not_the_ends_that_it_is_made_of(
+    predictor: MakeModel, make_rows: MakeRows, make_artifact: MakeArtifact
+) -> None:
+    rows, artifact = make_rows(400), make_artifact()
+    model = predictor(artifact)
+    measured, plan = model.measure(rows), artifact.plan(3.0)
+    newest = window_of(rows, artifact.schema, plan)
+    quantiles = np.full((2, 3, 3), [-6.0, -3.0, 2.5])
+    said = Said(newest, quantiles, {"persistence": np.full((2, 3), -3.0)}, rows.values[-10:])
+
+    quantile = chosen(measured, chosen="global", lower=7.0, upper=1.5)
+    simple = chosen(measured, chosen="persistence", lower=-2.0, upper=5.0)
+    own, late, ended = (
+        pick(state(artifact, said, each), "cpu_usage", 1)
+        for each in (quantile, simple, chosen(simple, lower=3.5, upper=5.0))
+    )
+
+    assert (own.value, own.candidates["global"], own.candidates["persistence"]) == (0, 0, 0)
+    assert (own.lower, own.upper) == (0, 4)
+    assert (late.lower, late.upper) == (0, 2)
+    assert (ended.lower, ended.upper) == (0, 2)
+
+
+def test_the_served_interval_holds_as_much_as_is_told_of_it(
+    predictor: MakeModel, make_rows: MakeRows, make_artifact: MakeArtifact
+) -> None:
+    rows, artifact = make_rows(400), make_artifact()
+    rng = np.random.default_rng(1)
+    outcomes = np.where(rng.random(4000) < 0.6, 0.0, rng.exponential(3.0, 4000))  # idle, mostly
+    quantiles = np.stack([np.full(4000, -9.0), np.full(4000, 2.0), np.full(4000, 4.0)], axis=-1)[:, None, None]
+    train = Windows(np.zeros((1, 2, 1)), np.zeros((1, 1, 1)), np.zeros(1, np.int64), (1,), SECOND)
+    held_out = Windows(np.zeros((4000, 2, 1)), outcomes[:, None, None], np.arange(4000) * SECOND, (1,), SECOND)
+    told = score(Schema((Series("cpu_usage", "%"),)), train, held_out, quantiles, {}).scores[0]
+    measured = chosen(predictor(artifact).measure(rows), chosen="global", lower=told.lower, upper=told.upper)
+    said = Said(
+        window_of(rows, artifact.schema, artifact.plan(3.0)),
+        np.full((2, 3, 3), quantiles[0, 0, 0]),
+        {},
+        rows.values[-10:],
+    )
+
+    served = pick(state(artifact, said, measured), "cpu_usage", 1)
+
+    assert told.coverage is not None
+    assert told.coverage > 0.75
+    assert served.lower is not None
+    assert served.upper is not None
+    held = (outcomes[2000:] >= served.lower) & (outcomes[2000:] <= served.upper)
+    assert held.mean() == pytest.approx(told.coverage)
 
 
 def test_few_validation_points_bear_no_interval_and_that_is_said(
