@@ -30,9 +30,9 @@ class Windows:
         last_times: Time of the last input in nanoseconds since the epoch, shape [n].
         horizons: In steps of the period, ascending.
         period_ns: The distance of two steps in nanoseconds.
-        seasonal: What was measured one season before each target, and for a horizon beyond one season the least number
-            of whole seasons before it: never after the last input. NaN where nothing was. Shape [n, h, k]; left out:
-            NaN everywhere.
+        seasonal: The value one season before each target, and for a horizon beyond one season the least number of whole
+            seasons before it: never after the last input. In a short hole it is the bridged value, in a gap NaN. Shape
+            [n, h, k]; left out: NaN everywhere.
 
     Raises:
         SchemaMismatch: the seasonal values are not of the targets' shape.
@@ -226,9 +226,11 @@ def _inputs(grid: Grid, window: int, starts: NDArray[np.int64], whole: NDArray[n
 def _seasonal(
     grid: Grid, last: NDArray[np.int64], horizons: tuple[int, ...], season: int, whole: NDArray[np.bool_]
 ) -> Values:
-    """What was measured whole seasons before each target, shape [n, h, k], for windows that end in bins `last` [n].
+    """The values whole seasons before each target, shape [n, h, k], for windows that end in bins `last` [n].
 
     Bins are found by their times: a long gap, of which a grid keeps a single bin, moves no value into another season.
+    A bridged value is one too, and looks no farther ahead than the window: a whole series is measured in bin `last`, so
+    that the value that closes any hole before it lies at or before it.
     """
     if season < 0:
         raise SchemaMismatch(f"a season is at least 1 step, or 0 for none, not {season}")
@@ -238,5 +240,5 @@ def _seasonal(
     back = -(-ahead // season) * season - ahead  # steps from the last input back, at least 0
     wanted = grid.times[last][:, None] - back * grid.period_ns
     found = np.searchsorted(grid.times, wanted)  # never beyond `last`
-    usable = (grid.times[found] == wanted)[..., None] & grid.measured[found] & whole[:, None, :]
+    usable = (grid.times[found] == wanted)[..., None] & np.isfinite(grid.values[found]) & whole[:, None, :]
     return np.where(usable, grid.values[found], np.nan)

@@ -62,11 +62,11 @@ class Baselines:
         """Forecasts [n, h, k] by the baselines' names, in real units.
 
         A series that is absent from a window (NaN) is absent from its forecasts. So is one from the AR and NLinear
-        forecasts if these could not be fitted, and from the seasonal ones where nothing was measured a season before.
+        forecasts if these could not be fitted, and from the seasonal ones where nothing is known of a season before.
 
         Args:
             inputs: The windows, shape [n, window, k].
-            seasonal: What was measured one season before each target, shape [n, h, k]: `Windows.seasonal`.
+            seasonal: The values one season before each target, shape [n, h, k]: `Windows.seasonal`.
 
         Raises:
             SchemaMismatch: inputs or seasonal values are of another shape.

@@ -145,7 +145,7 @@ def test_windows_are_copies_that_leave_the_grid_alone() -> None:
 
 
 def seasonal_as_documented(grid: Grid, last: int, horizons: tuple[int, ...], season: int) -> np.ndarray:
-    """Seasonal values of windows in which all is whole, point by point, from a table of measured values by time."""
+    """Seasonal values of windows in which all is whole, point by point, from the bridged values by time."""
     values = np.full((len(horizons), grid.width), NAN)
     for row, steps in enumerate(horizons):
         back = steps
@@ -153,7 +153,7 @@ def seasonal_as_documented(grid: Grid, last: int, horizons: tuple[int, ...], sea
             back -= season
         at = np.flatnonzero(grid.times == grid.times[last] + back * PERIOD)
         for series in range(grid.width):
-            if len(at) == 1 and grid.measured[at[0], series]:
+            if len(at) == 1:
                 values[row, series] = grid.values[at[0], series]
     return values
 
@@ -164,7 +164,7 @@ def seasonal_as_documented(grid: Grid, last: int, horizons: tuple[int, ...], sea
     season=st.integers(1, 12),
     reach=st.integers(0, 3),
 )
-def test_a_seasonal_value_is_what_was_measured_whole_seasons_before_the_target(
+def test_a_seasonal_value_is_the_one_whole_seasons_before_the_target(
     values: np.ndarray, horizons: tuple[int, ...], season: int, reach: int
 ) -> None:
     grid = bridge_gaps(grid_of((values + np.arange(len(values))).tolist()), reach * PERIOD)
@@ -204,15 +204,53 @@ def test_without_a_season_there_is_no_seasonal_value() -> None:
     assert np.isnan(windows.seasonal).all()
 
 
-def test_an_interpolated_value_is_no_seasonal_value() -> None:
-    grid = bridge_gaps(grid_of([0, 1, NAN, 3, 4, 5, 6, 7]), 2 * PERIOD)
+def test_a_bridged_value_is_a_seasonal_value_too() -> None:
+    grid = bridge_gaps(grid_of([0, 1, NAN, 5, 4, 5, 6, 7]), 2 * PERIOD)
 
     windows = make_windows(grid, 1, (1,), require(True), 3)
 
     by_last = dict(zip((windows.last_times // PERIOD).tolist(), windows.seasonal[:, 0, 0].tolist(), strict=True))
     assert by_last[3] == 1
-    assert np.isnan(by_last[4])
-    assert by_last[5] == 3
+    assert by_last[4] == 3  # between 1 and 5
+    assert by_last[5] == 5
+
+
+@given(
+    values=hnp.arrays(np.float64, st.tuples(st.integers(4, 40), st.just(2)), elements=masks),
+    window=st.integers(1, 4),
+    horizons=st.sampled_from([(1,), (1, 3), (2, 5)]),
+    season=st.integers(1, 8),
+    reach=st.integers(0, 5),
+    slack=st.integers(0, 2),
+)
+def test_no_seasonal_value_knows_what_came_after_the_window(
+    values: np.ndarray, window: int, horizons: tuple[int, ...], season: int, reach: int, slack: int
+) -> None:
+    def bridged(rows: np.ndarray) -> Grid:
+        return bridge_gaps(grid_of(*(rows + np.arange(len(rows))[:, None] ** 2).T.tolist()), reach * PERIOD)
+
+    grid = bridged(values)
+    windows = make_windows(grid, window, horizons, require(True, False), season)
+    found = [(windows.last_times[row], windows.seasonal[row]) for row in range(len(windows))]
+    newest = latest_window(grid, window, slack, horizons, season)
+    found += [(newest.last_time, newest.seasonal[0])] if newest else []
+
+    for last_time, seasonal in found:
+        known = bridged(values[: last_time // PERIOD + 1])  # as if nothing had come after it
+        then = latest_window(known, window, 0, horizons, season)
+        assert then is not None
+        told = np.isfinite(seasonal)
+        np.testing.assert_array_equal(seasonal[told], then.seasonal[0][told])
+
+
+def test_a_season_back_in_a_gap_there_is_no_value() -> None:
+    grid = bridge_gaps(grid_of([0, 1, NAN, NAN, 4, 5, 6, 7]), 2 * PERIOD)
+
+    windows = make_windows(grid, 1, (1,), require(True), 3)
+
+    by_last = dict(zip((windows.last_times // PERIOD).tolist(), windows.seasonal[:, 0, 0].tolist(), strict=True))
+    assert np.isnan([by_last[4], by_last[5]]).all()
+    assert by_last[6] == 4
 
 
 def test_a_series_absent_from_a_window_has_no_seasonal_value_in_it() -> None:
