@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.app import Message, MessageType, RecordDict
 
@@ -14,6 +15,10 @@ from icosfl.errors import SchemaMismatch
 from icosfl.train.artifact import Artifact, to_bytes
 from icosfl.train.messages import Handout, Received, Refused
 from icosfl.train.records import pack_model, unpack_reply
+from icosfl.train.scores import Scores
+
+# Of a name that a node sends, as much is repeated.
+_LONGEST = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +52,24 @@ def hand_out(grid: BoundedGrid, artifact: Artifact, roster: Roster, keep: int, t
     ]
     answers = pair(messages, grid.send_and_receive(messages, timeout=timeout), timeout)
     offline = [Absent(member.host, "offline") for member in roster.members if member.node not in answers]
-    return receipts(answers, artifact.digest, roster.names, offline)
+    return receipts(answers, artifact, roster.names, offline)
 
 
 def receipts(
-    answers: Mapping[int, RecordDict | NoReply], digest: str, names: Mapping[int, str], offline: list[Absent]
+    answers: Mapping[int, RecordDict | NoReply], artifact: Artifact, names: Mapping[int, str], offline: list[Absent]
 ) -> Delivery:
     """Sort the nodes' answers; a host counts once, however many SuperNodes answer for it.
 
     Args:
         answers: By the nodes' numbers.
-        digest: Of the model.
+        artifact: The model.
         names: The hosts that are known by their number.
         offline: Those that were not asked.
     """
     received: dict[str, Received] = {}
     missing = list(offline)
     for node, answer in answers.items():
-        judged = _judge(answer, digest, names.get(node, f"SuperNode {node}"))
+        judged = _judge(answer, artifact, names.get(node, f"SuperNode {node}"))
         if isinstance(judged, Absent):
             missing.append(judged)
         elif judged.host in received:
@@ -77,7 +82,7 @@ def receipts(
     )
 
 
-def _judge(answer: RecordDict | NoReply, digest: str, name: str) -> Received | Absent:
+def _judge(answer: RecordDict | NoReply, artifact: Artifact, name: str) -> Received | Absent:
     if isinstance(answer, NoReply):
         return Absent(name, answer.reason)
     try:
@@ -86,6 +91,23 @@ def _judge(answer: RecordDict | NoReply, digest: str, name: str) -> Received | A
         return Absent(name, error.message)
     if isinstance(receipt, Refused):
         return Absent(receipt.host or name, receipt.reason)
-    if receipt.digest != digest:
-        return Absent(receipt.host, f"keeps model {receipt.digest[:12]} instead of {digest[:12]}")
-    return receipt
+    if receipt.digest != artifact.digest:
+        return Absent(receipt.host, f"keeps model {receipt.digest[:12]} instead of {artifact.digest[:12]}")
+    wrong = _foreign(receipt.scores, artifact) if receipt.scores is not None else ""
+    return replace(receipt, scores=None, reason=wrong) if wrong else receipt
+
+
+def _foreign(scores: Scores, artifact: Artifact) -> str:
+    """Why scores are not of this model, so that they have no part in the fleet's; "" when they are."""
+    units = {series.name: series.unit for series in artifact.schema.series}
+    seen: set[tuple[str, int]] = set()
+    for score in scores.scores:
+        name = f"{score.series[:_LONGEST]!r} in {score.unit[:_LONGEST]!r} {score.horizon_steps} steps ahead"
+        seconds = score.horizon_steps * artifact.period_seconds
+        known = units.get(score.series) == score.unit and score.horizon_steps in artifact.horizons
+        if not known or not math.isclose(score.horizon_seconds, seconds, rel_tol=1e-6):
+            return f"sends scores of {name}, {score.horizon_seconds:g} s, which the model does not forecast"
+        if (score.series, score.horizon_steps) in seen:
+            return f"sends two scores of {name}"
+        seen.add((score.series, score.horizon_steps))
+    return ""

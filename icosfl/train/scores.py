@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 
 from icosfl.errors import SchemaMismatch
-from icosfl.process.clean import NANOSECONDS
+from icosfl.process.clean import LARGEST_VALUE, NANOSECONDS
 from icosfl.process.windows import Windows
 from icosfl.schema import Schema, Series, Values
-from icosfl.train.baselines import GLOBAL, Baselines
+from icosfl.train.baselines import GLOBAL, NAMES, Baselines
 from icosfl.train.linear import Linear
 from icosfl.train.shape import QUANTILES
 
@@ -40,7 +40,20 @@ ROUNDING = 1e-9
 # Among the predictors of a summary: whichever was chosen on each node.
 SERVED = "served"
 
+# No error is larger, as no value and no forecast that counts is larger than `LARGEST_VALUE`. What another node claims
+# beyond it would overflow in a mean over the nodes.
+LARGEST_ERROR = 10 * LARGEST_VALUE
+
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+_Baseline = Annotated[str, Field(pattern=f"^({'|'.join(NAMES)})$")]
+_Predictor = Annotated[str, Field(pattern=f"^({'|'.join((GLOBAL, *NAMES))})$")]
+_Count = Annotated[int, Field(ge=0, le=2**53)]
+_Distance = Annotated[float, Field(ge=0, le=LARGEST_ERROR)]
+_Offset = Annotated[float, Field(ge=-LARGEST_ERROR, le=LARGEST_ERROR)]
+_Percent = Annotated[float, Field(ge=0, le=200)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Skill = Annotated[float, Field(ge=-LARGEST_ERROR, le=1)]
 
 
 @checked(frozen=True, slots=True, config=_STRICT)
@@ -56,10 +69,10 @@ class Errors:
             persistence was there at one step (Hyndman and Koehler 2006). None where the training part never moved.
     """
 
-    mae: float
-    rmse: float
-    smape: float
-    mase: float | None
+    mae: _Distance
+    rmse: _Distance
+    smape: _Percent
+    mase: _Distance | None
 
 
 @checked(frozen=True, slots=True, config=_STRICT)
@@ -81,7 +94,7 @@ class Score:
         errors: On test, by predictor; empty without a point.
         validation_rmse: On validation, by predictor; empty without a point.
         skill: By baseline, 1 - RMSE of the global model / RMSE of the baseline on test: above 0 the global model is
-            better, 1 is perfect. None where the baseline made no error at all.
+            better, 1 is perfect. None where the baseline made no error to speak of.
         lower: To be added to the lower end that the chosen predictor names: P10 of the global model, the forecast of a
             baseline. In the series' unit, from validation alone; None with fewer than `FEWEST_POINTS` points.
         upper: The same for the upper end: P90, or the forecast.
@@ -91,18 +104,18 @@ class Score:
 
     series: str
     unit: str
-    horizon_steps: int
-    horizon_seconds: float
-    chosen: str
-    validation_count: int
-    count: int
-    errors: Mapping[str, Errors]
-    validation_rmse: Mapping[str, float]
-    skill: Mapping[str, float | None]
-    lower: float | None
-    upper: float | None
-    coverage: float | None
-    width: float | None
+    horizon_steps: Annotated[int, Field(ge=1, le=2**53)]
+    horizon_seconds: Annotated[float, Field(gt=0)]
+    chosen: _Predictor
+    validation_count: _Count
+    count: _Count
+    errors: Mapping[_Predictor, Errors]
+    validation_rmse: Mapping[_Predictor, _Distance]
+    skill: Mapping[_Baseline, _Skill | None]
+    lower: _Offset | None
+    upper: _Offset | None
+    coverage: _Share | None
+    width: _Distance | None
 
     def __post_init__(self) -> None:
         if self.errors and not {GLOBAL, self.chosen} <= set(self.errors):
@@ -118,14 +131,18 @@ class Scores:
     Romano et al. (2019). It promises what errors were, not what they will be: neighbouring errors are alike, and a
     change of load is no part of it. `Score.coverage` says what it held.
 
+    Forecasts and intervals are measured as the predictors say them. What is served is clipped to the limits of the
+    series' unit, after the interval is calibrated: no possible outcome lies beyond these, so that clipping can only
+    bring a forecast nearer to it, and takes none out of an interval.
+
     Args:
         train_windows: On which all that is fitted on the node was fitted.
         held_out_windows: On which all was measured, validation and test together.
         scores: Series by series in the schema's order, horizons ascending.
     """
 
-    train_windows: int
-    held_out_windows: int
+    train_windows: _Count
+    held_out_windows: _Count
     scores: tuple[Score, ...]
 
     def of(self, series: str, horizon_steps: int) -> Score | None:
@@ -202,18 +219,6 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """The summary as plain JSON."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: object) -> Self:
-        """Read what `to_dict` wrote, also after a way through JSON.
-
-        Raises:
-            SchemaMismatch: it is something else.
-        """
-        try:
-            return cls(**dict(data))  # type: ignore[call-overload]
-        except (TypeError, ValueError) as error:
-            raise SchemaMismatch("this is no summary of scores") from error
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 (what is measured, and on what)
@@ -303,9 +308,9 @@ def errors_of(targets: Values, forecasts: Values, step: float) -> Errors:
     """
     distances = _distances(targets, forecasts)
     sizes = np.abs(targets) + np.abs(forecasts)
-    smape = 200 * (distances / np.where(sizes > 0, sizes, 1.0)).mean()
+    smape = 200 * float((distances / np.where(sizes > 0, sizes, 1.0)).mean())
     mae = float(distances.mean())
-    return Errors(mae, _rmse(distances), float(smape), mae / step if step > 0 else None)
+    return Errors(mae, _rmse(distances), min(smape, 200.0), _ratio(mae, step))
 
 
 def offsets(below: Values, above: Values) -> tuple[float, float] | None:
@@ -369,11 +374,16 @@ def _older_half(windows: Windows) -> NDArray[np.bool_]:
 
 
 def _points(targets: Values, older: NDArray[np.bool_], quantiles: Values, predictions: Mapping[str, Values]) -> _Points:
-    usable = np.isfinite(targets) & np.isfinite(quantiles).all(axis=1)
+    usable = _sound(targets) & _sound(quantiles).all(axis=1)
     told = quantiles[usable]
     simple = {name: values[usable] for name, values in predictions.items()}
-    able = {name: values for name, values in simple.items() if bool(np.isfinite(values).all())}
+    able = {name: values for name, values in simple.items() if bool(_sound(values).all())}
     return _Points(targets[usable], older[usable], told, {GLOBAL: told[:, len(QUANTILES) // 2], **able})
+
+
+def _sound(values: Values) -> NDArray[np.bool_]:
+    """Which values are there, and none that only overflows."""
+    return np.asarray(np.abs(values) <= LARGEST_VALUE, np.bool_)
 
 
 def _first_seen(inputs: Values, since: NDArray[np.int64]) -> Values:
@@ -435,7 +445,13 @@ def _rmse(residuals: Values) -> float:
 
 
 def _skill(model: Errors, baseline: Errors) -> float | None:
-    return 1 - model.rmse / baseline.rmse if baseline.rmse > 0 else None
+    share = _ratio(model.rmse, baseline.rmse)
+    return None if share is None else 1 - share
+
+
+def _ratio(error: float, unit: float) -> float | None:
+    """An error in units of another; None where that is 0, or so near to it that the ratio says nothing."""
+    return error / unit if unit * LARGEST_ERROR > error else None
 
 
 def _summary(scores: Sequence[Score]) -> Summary:

@@ -21,11 +21,11 @@ from icosfl.train.linear import Linear, fit_blend
 from icosfl.train.model import Forecaster, ModelShape, build
 from icosfl.train.scores import (
     FEWEST_POINTS,
+    LARGEST_ERROR,
     SERVED,
     Errors,
     Score,
     Scores,
-    Summary,
     evaluate,
     mean_steps,
     offsets,
@@ -463,11 +463,55 @@ def judge_dict() -> dict[str, object]:
         {"scores": [plain(lower=float("nan"))], "train_windows": 1, "held_out_windows": 1},
         {"scores": [plain(chosen="oracle")], "train_windows": 1, "held_out_windows": 1},
         {"scores": [plain(errors={"global": 3})], "train_windows": 1, "held_out_windows": 1},
+        {"scores": [], "train_windows": -1, "held_out_windows": 1},
+        {"scores": [], "train_windows": 10**400, "held_out_windows": 1},
     ],
 )
 def test_something_else_is_refused(data: object) -> None:
     with pytest.raises(SchemaMismatch, match="no scores"):
         Scores.from_dict(data)
+
+
+def erring(**changes: float) -> dict[str, object]:
+    """Sound errors of all that `plain` has, but for these of the global model."""
+    sound = {"mae": 1.0, "rmse": 1.0, "smape": 1.0, "mase": 1.0}
+    return {GLOBAL: {**sound, **changes}, PERSISTENCE: sound}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"errors": erring(rmse=1.7e308)},
+        {"errors": erring(rmse=-1.0)},
+        {"errors": erring(mae=-1.0)},
+        {"errors": erring(mase=1e200)},
+        {"errors": erring(smape=200.1)},
+        {"errors": {**erring(), "oracle": erring()[GLOBAL]}},
+        {"errors": {}, "chosen": "oracle"},
+        {"validation_rmse": {"oracle": 1.0}},
+        {"validation_rmse": {GLOBAL: -1.0}},
+        {"skill": {GLOBAL: 0.5}},
+        {"skill": {PERSISTENCE: 1.1}},
+        {"skill": {PERSISTENCE: -1e200}},
+        {"count": -1},
+        {"validation_count": -1},
+        {"horizon_steps": 0},
+        {"horizon_steps": 10**400},
+        {"horizon_seconds": 0},
+        {"lower": -1e200},
+        {"upper": 1e200},
+        {"coverage": 1.01},
+        {"coverage": -0.01},
+        {"width": -1.0},
+        {"width": 1e200},
+    ],
+)
+def test_a_number_that_no_measurement_gives_is_refused(changes: dict[str, object]) -> None:
+    sound = {"train_windows": 1, "held_out_windows": 20}
+    assert Scores.from_dict({**sound, "scores": [plain(errors=erring())]}).scores
+
+    with pytest.raises(SchemaMismatch, match="no scores"):
+        Scores.from_dict({**sound, "scores": [plain(**changes)]})
 
 
 def test_there_is_no_score_of_an_unknown_series_or_horizon() -> None:
@@ -491,7 +535,7 @@ def test_parts_of_other_shapes_are_refused(wave: np.ndarray, windows_of: MakeWin
 
 def told(rmse: Mapping[str, float], chosen: str, coverage: float | None = 0.8, unit: str = "%") -> Scores:
     """Scores of a node whose predictors were off by this much at every point."""
-    errors = {name: Errors(value / 2, value, 10 * value, value / 4 or None) for name, value in rmse.items()}
+    errors = {name: Errors(value / 2, value, min(10 * value, 200), value / 4 or None) for name, value in rmse.items()}
     one = judge(np.arange(20.0), np.zeros(20))
     width = None if coverage is None else 3.0
     return Scores(
@@ -563,12 +607,35 @@ def test_a_mase_that_some_nodes_lack_is_that_of_the_others() -> None:
     assert alone.means[GLOBAL].mase is None
 
 
-def test_a_summary_survives_the_way_through_json() -> None:
-    (found,) = summary({"a": told({GLOBAL: 1.0, PERSISTENCE: 2.0}, GLOBAL)})
+def test_a_summary_of_the_largest_errors_that_scores_may_tell_is_plain_json() -> None:
+    nodes = {str(node): told({GLOBAL: LARGEST_ERROR, PERSISTENCE: 0.0}, GLOBAL) for node in range(3)}
 
-    assert Summary.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
-    with pytest.raises(SchemaMismatch, match="no summary"):
-        Summary.from_dict({"series": "cpu_usage"})
+    (found,) = summary(nodes)
+
+    again = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert again["means"]["global"]["rmse"] == pytest.approx(LARGEST_ERROR)
+    assert again["chosen"] == {"global": 3, "persistence": 0}
+
+
+def test_forecasts_that_overflow_count_as_none() -> None:
+    targets, huge = np.full(40, 5.0), np.where(np.arange(40) % 4 == 0, 1e200, 5.0)
+
+    simple = judge(targets, np.zeros(40), persistence=huge)
+    found = judge(targets, huge, persistence=np.zeros(40))
+
+    assert set(simple.errors) == {GLOBAL}
+    assert (found.validation_count, found.count) == (15, 15)
+    assert found.errors[GLOBAL].rmse == 0
+
+
+def test_a_ratio_to_next_to_nothing_is_not_told() -> None:
+    targets = np.full(40, 5e90)
+
+    found = judge(targets, np.zeros(40), rise=1e-300, persistence=targets * (1 + 1e-8))
+    tiny = judge(np.full(40, 1e-200), np.full(40, 1e99), persistence=np.full(40, 2e-200))
+
+    assert found.errors[GLOBAL].mase is None
+    assert tiny.skill == {PERSISTENCE: None}
 
 
 def test_an_error_of_rounding_is_none_and_decides_nothing(windows_of: MakeWindows) -> None:
