@@ -81,37 +81,41 @@ def survey(rows: Rows, schema: Schema, plan: Plan, settings: TrainSettings) -> S
         SchemaMismatch: the schema lacks a series of the plan.
     """
     if len(rows) == 0:
-        return Survey(0, None, None, (), plan.names, 0, 0, "there is no row yet")
+        return Survey(0, None, None, (), 0, "there is no row yet")
     cutoff_ns = cutoff_of(rows, settings.train_fraction)
-    prepared = cut(rows, schema, plan, cutoff_ns)
+    selected = select(rows, schema, plan.names)
+    has, train = _training_part(selected, plan, cutoff_ns)
+    windows = len(train)
+    del train  # before the held-out windows are made: memory
+    later = len(_held_out_part(selected, plan, has, cutoff_ns))
     return Survey(
         rows=len(rows),
         newest=int(rows.times[-1]),
         cutoff_ns=cutoff_ns,
-        present=prepared.present,
-        absent=prepared.absent,
-        train_windows=len(prepared.train),
-        held_out_windows=len(prepared.held_out),
-        reason=_shortfall(rows, schema, plan, settings, prepared),
+        present=tuple(name for name, there in zip(plan.names, has, strict=True) if there),
+        train_windows=windows,
+        reason=_shortfall(selected, plan, settings, windows, later),
     )
 
 
-def prepare(rows: Rows, schema: Schema, plan: Plan, settings: TrainSettings, cutoff_ns: int) -> Prepared:
-    """Make the windows that a node trains on and is measured on.
+def prepare(rows: Rows, schema: Schema, plan: Plan, settings: TrainSettings, cutoff_ns: int) -> Windows:
+    """Make the windows that a node trains on.
 
-    Nothing after the cutoff has a part in the training windows: they are made of the rows up to it alone.
+    Nothing after the cutoff has a part in them: they are made of the rows up to it alone. Whether enough rows lie after
+    it, `survey` said before the run.
 
     Raises:
         NotReady: too few windows; the message names the series, and what is there and what is needed.
         SchemaMismatch: the schema lacks a series of the plan.
     """
-    prepared = cut(rows, schema, plan, cutoff_ns)
-    reason = _shortfall(rows, schema, plan, settings, prepared)
+    selected = select(rows, schema, plan.names)
+    _, train = _training_part(selected, plan, cutoff_ns)
+    reason = _shortfall(selected, plan, settings, len(train), None)
     if reason is not None:
         raise NotReady(
             reason, cure="wait for more rows, or train with a shorter window, nearer horizons or a lower min-windows"
         )
-    return prepared
+    return train
 
 
 def cut(rows: Rows, schema: Schema, plan: Plan, cutoff_ns: int) -> Prepared:
@@ -121,14 +125,8 @@ def cut(rows: Rows, schema: Schema, plan: Plan, cutoff_ns: int) -> Prepared:
         SchemaMismatch: the schema lacks a series of the plan, or a number of the plan is out of its range.
     """
     selected = select(rows, schema, plan.names)
-    older = _grid(_until(selected, cutoff_ns), plan)
-    whole = count_whole(older, plan.window, plan.horizons)
-    has = (whole > 0) & (whole >= PRESENT_SHARE * whole.max())
-    train = _windows(older, plan, has)
-    everything = _grid(selected, plan)
-    later = int((everything.times > cutoff_ns).sum())
-    before = max(plan.window, plan.season) + plan.horizons[0]
-    _, held_out = split_by_time(_windows(everything.tail(later + before), plan, has), cutoff_ns)
+    has, train = _training_part(selected, plan, cutoff_ns)
+    held_out = _held_out_part(selected, plan, has, cutoff_ns)
     return Prepared(schema.select(plan.names), has, train, held_out, cutoff_ns)
 
 
@@ -146,7 +144,7 @@ def newest_window(rows: Rows, schema: Schema, plan: Plan) -> LatestWindow:
     if latest is None:
         raise NotReady(
             f"no series has {plan.window} rows without a gap up to now; of the newest {plan.window} rows, "
-            f"{_told(selected.tail(plan.window), plan.names)} have a value",
+            f"{_told(selected.tail(plan.window), plan)} have a value",
             cure=_CURE,
         )
     return latest
@@ -172,26 +170,59 @@ def _grid(rows: Rows, plan: Plan) -> Grid:
     return bridge_gaps(to_grid(rows, plan.period_ns), plan.max_gap_ns)
 
 
-def _windows(grid: Grid, plan: Plan, has: NDArray[np.bool_]) -> Windows:
-    if not bool(has.any()):
+def _training_part(selected: Rows, plan: Plan, cutoff_ns: int) -> tuple[NDArray[np.bool_], Windows]:
+    """Which series the node has, shape [k], and the windows of the rows up to the cutoff."""
+    older = _grid(_until(selected, cutoff_ns), plan)
+    whole = count_whole(older, plan.window, plan.horizons)
+    has = (whole > 0) & (whole >= PRESENT_SHARE * whole.max())
+    return has, _windows(older, plan, _lasting(older, plan, has))
+
+
+def _held_out_part(selected: Rows, plan: Plan, has: NDArray[np.bool_], cutoff_ns: int) -> Windows:
+    """The windows whose targets lie after the cutoff; a series that died is absent from those after its end."""
+    everything = _grid(selected, plan)
+    later = int((everything.times > cutoff_ns).sum())
+    told = everything.tail(later + plan.window + plan.horizons[0] - 1)  # all that windows with later targets hold
+    whole = np.where(has, count_whole(told, plan.window, plan.horizons), 0)
+    require = _lasting(told, plan, has & (whole >= PRESENT_SHARE * whole.max(initial=0)))
+    before = max(plan.window, plan.season) + plan.horizons[0]
+    return split_by_time(_windows(everything.tail(later + before), plan, require), cutoff_ns)[1]
+
+
+def _lasting(grid: Grid, plan: Plan, series: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Those of the series [k] that go on as long as the longest of them, give or take a window and its targets.
+
+    One that died must not take with it the windows of the others after its end.
+    """
+    counted = np.arange(1, len(grid) + 1)[:, None]
+    ends = np.where(grid.measured & series, counted, 0).max(axis=0, initial=0)
+    return np.asarray(series & (ends >= ends.max(initial=0) - (plan.window + plan.horizons[-1])), np.bool_)
+
+
+def _windows(grid: Grid, plan: Plan, require: NDArray[np.bool_]) -> Windows:
+    if not bool(require.any()):
         return Windows.empty(plan.window, plan.horizons, grid.width, grid.period_ns)
-    return make_windows(grid, plan.window, plan.horizons, has, plan.season)
+    return make_windows(grid, plan.window, plan.horizons, require, plan.season)
 
 
-def _shortfall(rows: Rows, schema: Schema, plan: Plan, settings: TrainSettings, prepared: Prepared) -> str | None:
-    """Why these windows are too few, or None when they are enough."""
+def _shortfall(selected: Rows, plan: Plan, settings: TrainSettings, train: int, held_out: int | None) -> str | None:
+    """Why so many windows are too few, or None when they are enough; `held_out` None: those do not matter."""
     wanted = (settings.min_windows, least_held_out_windows(settings))
-    there = (len(prepared.train), len(prepared.held_out))
-    if there[0] >= wanted[0] and there[1] >= wanted[1]:
+    if train >= wanted[0] and (held_out is None or held_out >= wanted[1]):
         return None
+    later = "" if held_out is None else f" and {held_out} of {wanted[1]} held-out windows"
     return (
-        f"{there[0]} of {wanted[0]} training windows and {there[1]} of {wanted[1]} held-out windows: "
+        f"{train} of {wanted[0]} training windows{later}: "
         f"they need {rows_for_training(plan, settings)} rows, one every {plan.period_seconds:g} s without a gap longer "
-        f"than {plan.max_gap_seconds:g} s; there are {len(rows)} rows, with a value in "
-        f"{_told(select(rows, schema, plan.names), plan.names)}"
+        f"than {plan.max_gap_seconds:g} s; there are {len(selected)} rows, with a value in {_told(selected, plan)}"
     )
 
 
-def _told(rows: Rows, names: Sequence[str]) -> str:
-    counts = np.isfinite(rows.values).sum(axis=0)
-    return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
+def _told(rows: Rows, plan: Plan) -> str:
+    """How many values each series has, and for how long one that had some has had none."""
+    told = []
+    for name, there in zip(plan.names, np.isfinite(rows.values).T, strict=True):
+        silent = int(np.argmax(there[::-1])) if there.any() else 0
+        ended = f" (none in the newest {silent})" if silent > plan.window else ""
+        told.append(f"{name} {there.sum()}{ended}")
+    return ", ".join(told)

@@ -17,7 +17,7 @@ from icosfl.process.windows import Windows
 from icosfl.schema import Times, Values
 from icosfl.train.linear import Linear
 from icosfl.train.model import DAY_NS, Forecaster, look
-from icosfl.train.shape import QUANTILES
+from icosfl.train.shape import CALENDAR, QUANTILES
 
 LARGEST_GRADIENT = 1.0
 BATCH = 1024
@@ -221,13 +221,38 @@ def examples_of(windows: Windows, linear: Linear) -> Examples:
     if not bool(learnable.any()):
         raise NotReady("no window has a target to learn from: every series is constant, or absent")
     share = len(windows) / (np.maximum(count, 1) * int(learnable.sum()))
-    view = look(windows.inputs, linear, windows.last_times if _tells_days(windows) else None)
-    there = np.isfinite(view.centre)
-    usual = (view.spread * there).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+    examples, centre, spread = _seen(windows, linear)
+    there = np.isfinite(centre)
+    usual = (spread * there).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
     noise = np.where(learnable, np.maximum(linear.noise.T, LEAST_NOISE * usual), 1.0)
-    weights = np.where(told & learnable, share * view.spread / noise, 0.0)
-    targets = np.nan_to_num((windows.targets - view.centre) / view.spread)
-    return Examples(view.steps, view.expected, view.context, _tensor(targets), _tensor(weights))
+    for part in _parts(len(windows)):
+        scaled = (windows.targets[part] - centre[part]) / spread[part]
+        weights = np.where(told[part] & learnable, share * spread[part] / noise, 0.0)
+        examples.targets[part], examples.weights[part] = _tensor(np.nan_to_num(scaled)), _tensor(weights)
+    return examples
+
+
+def _seen(windows: Windows, linear: Linear) -> tuple[Examples, Values, Values]:
+    """Examples with their targets and weights still to be filled in, and the windows' means and spreads [n, 1, k].
+
+    Windows are looked at in parts, so that little is in memory beside them in the precision that looking needs.
+    """
+    count, window, width = windows.inputs.shape
+    ahead = (count, len(windows.horizons), width)
+    examples = Examples(
+        steps=torch.empty(count, window, width),
+        expected=torch.empty(ahead),
+        context=torch.empty(count, width + CALENDAR),
+        targets=torch.empty(ahead),
+        weights=torch.empty(ahead),
+    )
+    centre, spread = np.empty((count, 1, width)), np.empty((count, 1, width))
+    tells_days = _tells_days(windows)
+    for part in _parts(count):
+        view = look(windows.inputs[part], linear, windows.last_times[part] if tells_days else None)
+        examples.steps[part], examples.expected[part], examples.context[part] = view.steps, view.expected, view.context
+        centre[part], spread[part] = view.centre, view.spread
+    return examples, centre, spread
 
 
 def _tells_days(windows: Windows) -> bool:
@@ -236,7 +261,7 @@ def _tells_days(windows: Windows) -> bool:
 
 
 def _parts(count: int) -> Iterator[slice]:
-    """Parts of `count` windows that are forecast at a time, so that memory stays small."""
+    """Parts of `count` windows that are looked at together, so that memory stays small."""
     return (slice(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
 
 

@@ -102,14 +102,14 @@ def train(job: Job, rows: Rows, task: Task, arrays: Arrays) -> Update:
     from icosfl.train.model import build, load_arrays, take_common, to_arrays
 
     settings = job.settings
-    prepared = prepare(rows, job.schema, job.plan, settings, task.cutoff_ns)
+    windows = prepare(rows, job.schema, job.plan, settings, task.cutoff_ns)
     model = build(job.shape, settings.seed)
     load_arrays(model, arrays)
-    take_common(model, fit_common(prepared.train))
+    take_common(model, fit_common(windows))
     report = fit(
         model,
-        prepared.train,
-        fit_blend(prepared.train),
+        windows,
+        fit_blend(windows),
         epochs=settings.local_epochs,
         learning_rate=settings.learning_rate,
         batch_size=settings.batch_size,

@@ -66,9 +66,7 @@ class Survey:
         newest: Time of the newest row in nanoseconds since the epoch, None without rows.
         cutoff_ns: Rows up to this time are trained on, later ones are held out; None without rows.
         present: Names of the series that the node has.
-        absent: Names of the series that it lacks.
         train_windows: Windows to train on.
-        held_out_windows: Windows to measure on.
         reason: Why the node cannot take part, or None when it can.
     """
 
@@ -76,9 +74,7 @@ class Survey:
     newest: int | None
     cutoff_ns: int | None
     present: tuple[str, ...]
-    absent: tuple[str, ...]
     train_windows: int
-    held_out_windows: int
     reason: str | None
 
 
@@ -104,8 +100,3 @@ class Prepared:
     def present(self) -> tuple[str, ...]:
         """Names of the series that the node has."""
         return tuple(name for name, has in zip(self.schema.names, self.has, strict=True) if has)
-
-    @property
-    def absent(self) -> tuple[str, ...]:
-        """Names of the series that the node lacks."""
-        return tuple(name for name, has in zip(self.schema.names, self.has, strict=True) if not has)

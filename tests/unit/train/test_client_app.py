@@ -13,9 +13,10 @@ from flwr.app import Context, Message, RecordDict
 
 from icosfl.config import NODE_CONFIG_VARIABLE, NodeConfig, SeriesConfig
 from icosfl.errors import NotReady, SchemaMismatch, StoreUnavailable
+from icosfl.process.windows import Windows, make_windows
 from icosfl.schema import Rows
 from icosfl.store.memory import MemoryStore
-from icosfl.train import client_app, node
+from icosfl.train import client_app, local, node
 from icosfl.train.artifact import load_latest
 from icosfl.train.evaluation import load_evaluation
 from icosfl.train.linear import fit_common
@@ -208,8 +209,8 @@ def test_training_returns_the_common_part_of_the_series_that_the_node_has(config
     assert isinstance(update, Update)
     cpu, power = update.arrays[0]
     job = node.Job(config, TrainSettings.from_run_config(made_up.RUN_CONFIG), made_up.QUESTION)
-    prepared = prepare(made_up.rows(200), job.schema, job.plan, job.settings, int(made_up.rows(200).times[149]))
-    np.testing.assert_allclose(cpu, fit_common(prepared.train).weights[0], rtol=1e-5, atol=1e-7)
+    train = prepare(made_up.rows(200), job.schema, job.plan, job.settings, int(made_up.rows(200).times[149]))
+    np.testing.assert_allclose(cpu, fit_common(train).weights[0], rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(power, before[1])
 
 
@@ -249,6 +250,33 @@ def test_training_looks_at_no_row_after_the_cutoff(config: NodeConfig, monkeypat
     assert all((one == two).all() for one, two in zip(first.arrays, second.arrays, strict=True))
 
 
+def test_training_makes_no_held_out_windows(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def watched(*given: Any) -> Windows:
+        windows = make_windows(*given)
+        made.append(int(windows.last_times.max()))
+        return windows
+
+    monkeypatch.setattr(local, "make_windows", watched)
+
+    update = unpack_update(ask("train", task(config)))
+
+    assert isinstance(update, Update)
+    assert made == [made_up.rows(200).times[149 - 5]]
+
+
+def test_too_few_training_windows_by_now_are_refused_in_training_too(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(monkeypatch, Rows(made_up.rows(200).times[130:], made_up.rows(200).values[130:]))
+
+    refused = unpack_update(ask("train", task(config)))
+
+    assert isinstance(refused, Refused)
+    assert "11 of 20 training windows: they need" in refused.reason
+
+
 def test_each_round_has_its_own_order_of_windows_and_the_same_whenever_it_is_repeated(config: NodeConfig) -> None:
     first, again, second = (unpack_update(ask("train", task(config, number))) for number in (1, 1, 2))
 
@@ -272,7 +300,7 @@ def model(config: NodeConfig) -> bytes:
     from icosfl.train.artifact import to_bytes
 
     job = node.Job(config, TrainSettings.from_run_config(made_up.RUN_CONFIG), made_up.QUESTION)
-    return to_bytes(start(job, {"cpu_usage"}, "9").artifact)
+    return to_bytes(start(job, "9").artifact)
 
 
 def test_a_model_that_is_handed_out_is_measured_and_kept(config: NodeConfig, model: bytes) -> None:

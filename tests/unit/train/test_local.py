@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_nothing_after_the_cutoff_has_a_part_in_training(
     cutoff = cutoff_of(rows, settings.train_fraction)
     changed = altered(rows, cutoff)
 
-    before, after = (prepare(given, schema, plan, settings, cutoff) for given in (rows, changed))
+    before, after = (cut(given, schema, plan, cutoff) for given in (rows, changed))
     linears = [fit_blend(prepared.train) for prepared in (before, after)]
     models = [build(ModelShape("lstm", 3, 2, 10, 4, 1), 1) for _ in linears]
     for model, prepared, linear in zip(models, (before, after), linears, strict=True):
@@ -96,8 +97,9 @@ def test_held_out_targets_all_lie_after_the_cutoff_and_its_inputs_reach_back(
     rows = make_rows(240)
     cutoff = int(rows.times[179])
 
-    prepared = prepare(rows, schema, plan, settings, cutoff)
+    prepared = cut(rows, schema, plan, cutoff)
 
+    assert len(prepare(rows, schema, plan, settings, cutoff)) == len(prepared.train)
     assert len(prepared.train) == 180 - 10 - 5 + 1
     assert (prepared.train.last_times + 5 * SECOND).max() == cutoff
     assert len(prepared.held_out) == 60 - (5 - 1)
@@ -141,7 +143,7 @@ def test_windows_are_in_real_units_of_the_series_asked_for_in_their_order(
     rows = make_rows(240)
     plan = Plan.of(settings, ["memory_usage", "cpu_usage"], 1.0, 3.0)
 
-    prepared = prepare(rows, schema, plan, settings, int(rows.times[179]))
+    prepared = cut(rows, schema, plan, int(rows.times[179]))
 
     assert prepared.schema.units == ("MiBy", "%")
     np.testing.assert_array_equal(prepared.train.inputs[0], rows.values[:10, [1, 0]])
@@ -158,8 +160,7 @@ def test_a_survey_tells_what_a_node_has_without_its_values(
     assert found.reason is None
     assert (found.rows, found.newest, found.cutoff_ns) == (240, rows.times[-1], rows.times[179])
     assert found.present == ("cpu_usage", "memory_usage")
-    assert found.absent == ("power",)
-    assert (found.train_windows, found.held_out_windows) == (166, 56)
+    assert found.train_windows == 166
 
 
 def test_an_empty_store_is_surveyed_as_not_ready(schema: Schema, plan: Plan, settings: TrainSettings) -> None:
@@ -167,7 +168,7 @@ def test_an_empty_store_is_surveyed_as_not_ready(schema: Schema, plan: Plan, set
 
     assert found.reason == "there is no row yet"
     assert found.newest is None
-    assert found.absent == schema.names
+    assert found.present == ()
     with pytest.raises(NotReady, match="no row yet"):
         cutoff_of(Rows.empty(3), 0.75)
 
@@ -187,7 +188,7 @@ def test_too_few_rows_are_not_ready_and_the_reason_has_the_numbers(
     assert f"there are {count} rows, with a value in cpu_usage {count}, memory_usage {count}, power 0" in found.reason
     with pytest.raises(NotReady) as caught:
         prepare(rows, schema, plan, settings, cutoff_of(rows, settings.train_fraction))
-    assert caught.value.message == found.reason
+    assert caught.value.message == re.sub(r" and \d+ of \d+ held-out windows", "", found.reason)
     assert caught.value.cure
 
 
@@ -240,22 +241,63 @@ def test_a_series_that_is_there_too_rarely_counts_as_absent_and_costs_no_window(
 
     found = survey(rows, schema, plan, settings)
 
-    assert found.absent == ("power",)
+    assert found.present == ("cpu_usage", "memory_usage")
     assert found.train_windows == 166
 
 
-def test_a_series_that_ended_leaves_no_held_out_windows_and_the_node_says_so(
+@pytest.mark.parametrize(("ends", "whole"), [(176, 0), (180, 0), (200, 16), (220, 36)])
+def test_a_series_that_died_costs_the_others_no_held_out_window(
+    make_rows: MakeRows, schema: Schema, plan: Plan, settings: TrainSettings, ends: int, whole: int
+) -> None:
+    rows = make_rows(240)
+    rows.values[ends:, 1] = np.nan
+    cutoff = int(rows.times[179])
+
+    prepared = cut(rows, schema, plan, cutoff)
+
+    assert survey(rows, schema, plan, settings).reason is None
+    assert prepared.present == ("cpu_usage", "memory_usage")
+    assert len(prepared.held_out) == 60 - (5 - 1)
+    assert np.isfinite(prepared.held_out.inputs[:, :, 0]).all()
+    assert np.isfinite(prepared.held_out.inputs[:, :, 1]).all(axis=1).sum() == whole
+    assert np.isfinite(prepared.held_out.targets[:, :, 1]).all(axis=1).sum() == whole
+
+
+def test_a_season_before_the_cutoff_keeps_no_dead_series_alive(
+    make_rows: MakeRows, schema: Schema, settings: TrainSettings
+) -> None:
+    rows, plan = make_rows(240), Plan(schema.names, 10, (1, 5), 100, 1.0, 3.0)
+    rows.values[180:, 1] = np.nan
+
+    assert len(cut(rows, schema, plan, int(rows.times[179])).held_out) == 60 - (5 - 1)
+
+
+def test_a_series_that_died_before_the_cutoff_costs_the_others_no_window(
     make_rows: MakeRows, schema: Schema, plan: Plan, settings: TrainSettings
 ) -> None:
     rows = make_rows(240)
-    rows.values[180:, 1] = np.nan
+    rows.values[120:, 1] = np.nan
+
+    prepared = cut(rows, schema, plan, int(rows.times[179]))
+
+    assert prepared.present == ("cpu_usage", "memory_usage")
+    assert (len(prepared.train), len(prepared.held_out)) == (166, 56)
+    assert np.isfinite(prepared.train.inputs[:, :, 1]).all(axis=1).sum() == 120 - 14
+    assert np.isnan(prepared.held_out.inputs[:, :, 1]).all()
+    assert survey(rows, schema, plan, settings).train_windows == 166
+
+
+def test_a_node_that_lacks_windows_names_the_series_that_ended(
+    make_rows: MakeRows, schema: Schema, plan: Plan, settings: TrainSettings
+) -> None:
+    rows = make_rows(240)
+    rows.values[180:, :2] = np.nan
 
     found = survey(rows, schema, plan, settings)
 
-    assert found.held_out_windows == 0
     assert found.reason is not None
     assert "0 of 10 held-out windows" in found.reason
-    assert "memory_usage 180" in found.reason
+    assert "cpu_usage 180 (none in the newest 60), memory_usage 180 (none in the newest 60), power 0" in found.reason
 
 
 def test_nan_and_infinite_values_are_gaps(
@@ -264,12 +306,10 @@ def test_nan_and_infinite_values_are_gaps(
     rows = make_rows(240)
     rows.values[50, 0], rows.values[60:80, 0], rows.values[120, 1] = np.inf, np.nan, -np.inf
 
-    prepared = prepare(rows, schema, plan, settings, int(rows.times[179]))
+    train = prepare(rows, schema, plan, settings, int(rows.times[179]))
 
-    assert np.isfinite(prepared.train.inputs[:, :, :2]).all()
-    spanned = (prepared.train.last_times >= rows.times[60] - 5 * SECOND) & (
-        prepared.train.last_times <= rows.times[79] + 9 * SECOND
-    )
+    assert np.isfinite(train.inputs[:, :, :2]).all()
+    spanned = (train.last_times >= rows.times[60] - 5 * SECOND) & (train.last_times <= rows.times[79] + 9 * SECOND)
     assert not spanned.any()
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from icosfl.schema import Values
 from icosfl.train import loop
 from icosfl.train.linear import Linear, fit_blend, fit_common
 from icosfl.train.loop import FitReport, fit, predict
-from icosfl.train.model import Forecaster, build, load_arrays, take_common, to_arrays
+from icosfl.train.model import Forecaster, View, build, load_arrays, look, take_common, to_arrays
 from icosfl.train.shape import CALENDAR, GRU, LSTM, NETWORKS, ModelShape
 
 MakeWindows = Callable[..., Windows]
@@ -404,6 +405,29 @@ def test_forecasts_do_not_depend_on_the_other_windows_of_a_batch(
 
     np.testing.assert_allclose(forecast(model, linear, windows), together, rtol=1e-5)
     assert predict(model, linear, windows.inputs[:0], windows.last_times[:0]).shape == (0, 2, 1, 3)
+
+
+def test_windows_are_looked_at_in_parts_and_learned_from_as_one(
+    monkeypatch: pytest.MonkeyPatch, windows_of: MakeWindows
+) -> None:
+    windows, looked = windows_of(logistic(100), np.where(np.arange(100) < 50, bursts(100)[0], np.nan)), []
+    linear = fit_blend(windows)
+    together = loop.examples_of(windows, linear)
+
+    def watched(inputs: Values, *given: Any) -> View:
+        looked.append(len(inputs))
+        return look(inputs, *given)
+
+    monkeypatch.setattr(loop, "look", watched)
+    monkeypatch.setattr(loop, "BATCH", 7)
+    apart = loop.examples_of(windows, linear)
+
+    assert sum(looked) == len(windows) > 7
+    assert max(looked) == 7
+    for name in ("steps", "expected", "context", "targets", "weights"):
+        one, other = getattr(together, name), getattr(apart, name)
+        assert one.dtype == other.dtype == torch.float32
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_fitting_does_not_load_the_compiler_and_the_package_does_not_load_torch() -> None:
