@@ -203,7 +203,8 @@ def fill(store: SeriesStore, node: NodeConfig) -> None:
         settings = TrainSettings.from_run_config(tomllib.load(file)["tool"]["flwr"]["app"]["config"])
     job = Job(node, settings, Question(series=SERIES, period_seconds=PERIOD))
     found = survey(store.window().rows, schema_of(SERIES), job.plan, settings)
-    save(model.start(job, found.present, "bench").artifact, node.models_dir)
+    begun = model.start(job, "bench").artifact
+    save(model.after_round(begun, 1, (node.host,), found.present, list(begun.arrays)), node.models_dir)
 
 
 def wait_until_it_forecasts(node: Node) -> None:
