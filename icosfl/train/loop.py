@@ -17,7 +17,7 @@ from icosfl.process.windows import Windows
 from icosfl.schema import Times, Values
 from icosfl.train.linear import Linear
 from icosfl.train.model import DAY_NS, Forecaster, look
-from icosfl.train.shape import CALENDAR, QUANTILES
+from icosfl.train.shape import CALENDAR, QUANTILES, read_at_once
 
 LARGEST_GRADIENT = 1.0
 BATCH = 1024
@@ -50,15 +50,17 @@ class Examples:
     """What is learned from: what the model sees of each window, the targets in the same terms, and what each counts.
 
     Args:
-        steps: As in `View`, shape [n, window, k].
-        expected: As in `View`, shape [n, h, k].
-        context: As in `View`, shape [n, k + 4].
+        steps: As in `View`.
+        expected: As in `View`.
+        unit: As in `View`.
+        context: As in `View`.
         targets: Less the windows' means, in their spreads, shape [n, h, k]; 0 where missing.
         weights: What each target's error counts, shape [n, h, k]; 0 where missing.
     """
 
     steps: Tensor
     expected: Tensor
+    unit: Tensor
     context: Tensor
     targets: Tensor
     weights: Tensor
@@ -131,7 +133,7 @@ def predict(model: Forecaster, linear: Linear | None, inputs: Values, times: Tim
     with one_thread(), torch.inference_mode():
         for part in _parts(len(inputs)):
             view = look(inputs[part], own, times[part])
-            outputs[part] = view.back(model(view.steps, view.expected, view.context).numpy())
+            outputs[part] = view.back(model(view.steps, view.expected, view.unit, view.context).numpy())
     return outputs
 
 
@@ -188,7 +190,7 @@ def _epoch(model: Forecaster, data: Examples, optimiser: _Adam, batch_size: int,
     """One pass in a new order; returns the mean loss over the windows."""
     total = 0.0
     for batch in torch.split(torch.randperm(len(data.steps), generator=order), batch_size):
-        quantiles = model(data.steps[batch], data.expected[batch], data.context[batch])
+        quantiles = model(data.steps[batch], data.expected[batch], data.unit[batch], data.context[batch])
         loss = _pinball(data.targets[batch].unsqueeze(-1) - quantiles, data.weights[batch])
         if not bool(torch.isfinite(loss)):
             raise _diverged("the loss")
@@ -239,9 +241,11 @@ def _seen(windows: Windows, linear: Linear) -> tuple[Examples, Values, Values]:
     """
     count, window, width = windows.inputs.shape
     ahead = (count, len(windows.horizons), width)
+    read = read_at_once(window)
     examples = Examples(
-        steps=torch.empty(count, window, width),
+        steps=torch.empty(count, -(-window // read), read * width),
         expected=torch.empty(ahead),
+        unit=torch.empty(ahead),
         context=torch.empty(count, width + CALENDAR),
         targets=torch.empty(ahead),
         weights=torch.empty(ahead),
@@ -250,7 +254,8 @@ def _seen(windows: Windows, linear: Linear) -> tuple[Examples, Values, Values]:
     tells_days = _tells_days(windows)
     for part in _parts(count):
         view = look(windows.inputs[part], linear, windows.last_times[part] if tells_days else None)
-        examples.steps[part], examples.expected[part], examples.context[part] = view.steps, view.expected, view.context
+        for name in ("steps", "expected", "unit", "context"):
+            getattr(examples, name)[part] = getattr(view, name)
         centre[part], spread[part] = view.centre, view.spread
     return examples, centre, spread
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 from icosfl.errors import SchemaMismatch
 from icosfl.schema import Times, Values
 from icosfl.train.linear import Linear
-from icosfl.train.shape import CALENDAR, COMMON, LSTM, QUANTILES, Array, ModelShape, check_arrays
+from icosfl.train.shape import CALENDAR, COMMON, LSTM, QUANTILES, Array, ModelShape, check_arrays, read_at_once
 
 __all__ = ["Forecaster", "ModelShape", "View", "build", "load_arrays", "look", "to_arrays"]
 
@@ -39,8 +39,8 @@ LARGEST = 1e6
 
 DAY_NS = 24 * 3600 * 1_000_000_000
 
-# What a fresh model adds above and takes away below: the half width, in spreads, before the softplus.
-FRESH_WIDTH = 0.5
+# What a fresh model adds above and takes away below: the half width, in units of `View.unit`, before the softplus.
+FRESH_WIDTH = 0.7
 
 
 class Forecaster(nn.Module):
@@ -55,7 +55,7 @@ class Forecaster(nn.Module):
         self.shape = shape
         self.register_buffer(COMMON, torch.full((shape.series, shape.window, shape.horizons), 1 / shape.window))
         kind = nn.LSTM if shape.network == LSTM else nn.GRU
-        self.network = kind(shape.series, shape.hidden, shape.layers, batch_first=True)
+        self.network = kind(shape.read * shape.series, shape.hidden, shape.layers, batch_first=True)
         told = shape.horizons * shape.series
         self.head = nn.Linear(shape.hidden + told + shape.series + CALENDAR, told * len(QUANTILES))
         nn.init.zeros_(self.head.weight)
@@ -63,13 +63,13 @@ class Forecaster(nn.Module):
         with torch.no_grad():
             self.head.bias.copy_(fresh.repeat(told))
 
-    def forward(self, steps: Tensor, expected: Tensor, context: Tensor) -> Tensor:
-        """Quantiles [b, h, k, 3] from `View.steps`, `View.expected` and `View.context`."""
-        states, _ = self.network(torch.asinh(steps))
+    def forward(self, steps: Tensor, expected: Tensor, unit: Tensor, context: Tensor) -> Tensor:
+        """Quantiles [b, h, k, 3] from `View.steps`, `View.expected`, `View.unit` and `View.context`."""
+        states, _ = self.network(steps)
         seen = torch.cat([states[:, -1], torch.asinh(expected).flatten(1), context], dim=1)
         below, middle, above = self.head(seen).view(*expected.shape, len(QUANTILES)).unbind(-1)
-        middle = expected + middle
-        quantiles = (middle - functional.softplus(below), middle, middle + functional.softplus(above))
+        middle = expected + unit * middle
+        quantiles = (middle - unit * functional.softplus(below), middle, middle + unit * functional.softplus(above))
         return torch.stack(quantiles, dim=-1)
 
     @property
@@ -85,8 +85,12 @@ class View:
     """What a model sees of windows, without a unit, and how to bring its forecasts back to real ones.
 
     Args:
-        steps: Each window less its mean, in its spread; 0 for an absent series; float32, shape [n, window, k].
-        expected: The linear part's forecasts in the same terms, shape [n, h, k].
+        steps: Each window less its mean, in its spread, as inverse hyperbolic sines, `ModelShape.read` values of each
+            series in a step, after zeros where the window is no multiple of it; 0 for an absent series; float32, shape
+            [n, ceil(window / read), read * k].
+        expected: The linear part's forecasts, less the window's mean, in its spread, shape [n, h, k].
+        unit: What the network's corrections and widths are told in: the geometric mean of the window's spread and the
+            linear part's usual error at the horizon, in the spread, shape [n, h, k].
         context: Logarithm of the spread in units of the linear part's usual error, series by series, then the time of
             day; shape [n, k + 4].
         centre: The windows' means in real units, NaN for an absent series, shape [n, 1, k].
@@ -95,6 +99,7 @@ class View:
 
     steps: Tensor
     expected: Tensor
+    unit: Tensor
     context: Tensor
     centre: Values
     spread: Values
@@ -127,7 +132,10 @@ def look(inputs: Values, linear: Linear, times: Times | None) -> View:
     told = (noise > 0) & np.isfinite(moved[:, 0])
     flatness = np.where(told, np.log(np.nan_to_num(moved)[:, 0] / np.where(noise > 0, noise, 1.0) + FLATTEST) / 2, 0.0)
     context = np.concatenate([flatness, _time_of_day(times, len(inputs))], axis=1)
-    return View(_tensor(steps / spread), _tensor(ahead / spread), _tensor(context), centre, spread)
+    usual = np.where(linear.fitted, linear.noise.T, 0.0)
+    unit = np.sqrt(np.where(usual > 0, usual, spread) / spread)
+    read = _read(np.arcsinh(_finite(steps / spread)))
+    return View(_tensor(read), _tensor(ahead / spread), _tensor(unit), _tensor(context), centre, spread)
 
 
 def build(shape: ModelShape, seed: int) -> Forecaster:
@@ -179,5 +187,17 @@ def _time_of_day(times: Times | None, count: int) -> Values:
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
 
 
+def _read(steps: Values) -> Values:
+    """Windows [n, window, k] as the network reads them: `View.steps`."""
+    count, window, width = steps.shape
+    read = read_at_once(window)
+    whole = np.pad(steps, ((0, 0), (-window % read, 0), (0, 0)))
+    return whole.reshape(count, whole.shape[1] // read, read * width)
+
+
 def _tensor(values: Values) -> Tensor:
-    return torch.from_numpy(np.clip(np.nan_to_num(values), -LARGEST, LARGEST).astype(np.float32))
+    return torch.from_numpy(_finite(values).astype(np.float32))
+
+
+def _finite(values: Values) -> Values:
+    return np.clip(np.nan_to_num(values), -LARGEST, LARGEST)

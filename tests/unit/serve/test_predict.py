@@ -223,11 +223,12 @@ def test_the_global_models_interval_is_its_own_quantiles_moved_by_what_validatio
         assert item.upper is not None
         return item.value - item.lower, item.upper - item.value
 
-    # memory's last 10 values lie 2.87 MiB around their mean, and a fresh model adds softplus(0.5) of such spreads
+    # memory's last 10 values lie 2.87 MiB around their mean; a fresh model adds softplus(0.7) of its unit
     below, above = ends(0.0, 0.0)
-    assert (below, above) == (pytest.approx(0.974 * 2.87, rel=0.05), pytest.approx(0.974 * 2.87, rel=0.05))
+    unit = math.sqrt(2.87 * float(measured.linear.noise[1, 0]))
+    assert (below, above) == (pytest.approx(1.103 * unit, rel=0.05), pytest.approx(1.103 * unit, rel=0.05))
     assert ends(-1.0, 2.0) == (pytest.approx(below + 1), pytest.approx(above + 2))
-    assert ends(1.0, -2.0) == (pytest.approx(below - 1), pytest.approx(above - 2))
+    assert ends(below / 2, -above / 4) == (pytest.approx(below / 2), pytest.approx(above * 3 / 4))
 
 
 def test_an_interval_always_holds_what_is_served(

@@ -115,7 +115,7 @@ def test_half_of_the_outcomes_lie_below_the_middle_and_four_of_five_between_the_
     learn(model, train, linear, epochs=12)
 
     quantiles = forecast(model, linear, later)
-    assert (np.abs(coverage(quantiles, later) - 0.8) < 0.08).all()
+    assert (np.abs(coverage(quantiles, later) - 0.8) < 0.1).all()
     assert (np.abs((later.targets < quantiles[..., 1]).mean(axis=0) - 0.5) < 0.1).all()
 
 

@@ -41,7 +41,7 @@ def some_linear(noise: float = 1.0) -> Linear:
 def forecast(model: Forecaster, inputs: Values, linear: Linear, times: Times | None = None) -> Values:
     with torch.inference_mode():
         view = look(inputs, linear, times)
-        return view.back(model(view.steps, view.expected, view.context).numpy())
+        return view.back(model(view.steps, view.expected, view.unit, view.context).numpy())
 
 
 def seen(inputs: Values, linear: Linear) -> View:
@@ -91,7 +91,7 @@ def test_quantiles_never_cross_whatever_the_weights_and_the_window(
 def test_every_weight_takes_part_in_learning() -> None:
     model, view = trained(1), look(some_windows(), some_linear(), np.arange(5) * HOUR)
 
-    (model(view.steps, view.expected, view.context) - 1).square().mean().backward()
+    (model(view.steps, view.expected, view.unit, view.context) - 1).square().mean().backward()
 
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
@@ -166,13 +166,38 @@ def test_a_window_that_stands_still_without_any_error_is_forecast_as_it_stands()
 def test_a_window_is_seen_in_its_own_spread_around_its_own_mean() -> None:
     view = seen(some_windows(), some_linear(1e-9))
 
-    np.testing.assert_allclose(view.steps.mean(dim=1), 0, atol=1e-6)
-    np.testing.assert_allclose(view.steps.square().mean(dim=1), 1, rtol=1e-5)
+    steps = view.steps.sinh()
+    np.testing.assert_allclose(steps.mean(dim=1), 0, atol=1e-6)
+    np.testing.assert_allclose(steps.square().mean(dim=1), 1, rtol=1e-5)
     np.testing.assert_allclose(view.centre[:, 0], some_windows().mean(axis=1))
     np.testing.assert_allclose(view.spread[:, 0], some_windows().std(axis=1))
     back = view.back(view.expected.numpy()[..., None])[..., 0]
     expected = some_linear().predict(some_windows())
     np.testing.assert_allclose((back - expected) / view.spread, 0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("window", "read", "steps"), [(5, 1, 5), (15, 1, 15), (16, 2, 8), (23, 2, 12), (60, 5, 12)])
+def test_the_network_reads_several_values_a_step_but_takes_no_fewer_than_eight(
+    window: int, read: int, steps: int
+) -> None:
+    inputs = np.random.default_rng(1).normal(size=(4, window, 2))
+    linear = Linear(np.zeros((2, window, 1)), np.zeros((2, 1)), np.ones((2, 1)))
+
+    view = seen(inputs, linear)
+
+    assert ModelShape(LSTM, 2, 1, window, 4, 1).read == read
+    assert view.steps.shape == (4, steps, 2 * read)
+    told = view.steps.sinh().reshape(4, steps * read, 2).numpy()
+    assert (told[:, : steps * read - window] == 0).all()
+    np.testing.assert_allclose(told[:, steps * read - window :], (inputs - view.centre) / view.spread, atol=1e-5)
+
+
+def test_a_fresh_interval_is_as_wide_as_spread_and_usual_error_ask_for_together() -> None:
+    model, inputs = build(SHAPE, 1), some_windows()
+
+    narrow, wide = (np.diff(forecast(model, inputs, some_linear(noise)), axis=-1) for noise in (1e-4, 4e-4))
+
+    np.testing.assert_allclose(wide / narrow, 2, rtol=1e-2)
 
 
 def test_a_wilder_window_is_told_from_a_calm_one() -> None:
