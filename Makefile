@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint type test bench bench-fleet fuzz demo down fleet fleet-down clean
+.PHONY: help setup lock lint type test bench bench-forecast bench-fleet fuzz demo down fleet fleet-down clean
 
 INVENTORY ?= inventories/local
 BIN := .venv/bin
@@ -28,6 +28,9 @@ test: setup ## Run all tests
 
 bench: setup ## Print the benchmarks' tables (minutes)
 	@set -e; for name in bridge store data_plane train_local; do python "benchmarks/$$name.py"; done
+
+bench-forecast: setup ## How good forecasts are on real recordings, beside baselines and ICOS-FL's algorithm (half an hour)
+	@scripts/bench-forecast
 
 bench-fleet: setup ## The same of deployments (Docker, an hour)
 	@set -e; for name in starts converge; do python "benchmarks/$$name.py"; done
