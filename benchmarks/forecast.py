@@ -10,12 +10,11 @@ alone, trained further on each node, and without the nodes' own linear parts. En
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def arguments() -> Namespace:
 
 def chosen(options: Namespace, console: Console) -> Iterator[Fleet]:
     """The fleets that were asked for and are there; of the others is said why not."""
-    makers = {"hosts": fleets.hosts, "datacenters": fleets.datacenters}
+    makers: dict[str, Callable[[], Fleet]] = {"hosts": fleets.hosts, "datacenters": fleets.datacenters}
     if options.recording:
         makers["recording"] = lambda: fleets.recording(options.recording)
     elif options.data == "recording":
@@ -105,7 +104,7 @@ def main() -> int:
     console = Console(width=160)
     recipe = recipe_of(options)
     if options.no_calendar:
-        loop.LEAST_DAYS = math.inf
+        loop.LEAST_DAYS = sys.maxsize
     begun = time.monotonic()
     console.print(f"{machine()}; {load()} at the start", highlight=False)
     console.print(f"{recipe}; window {fleets.WINDOW}, horizons {fleets.HORIZONS}", highlight=False)

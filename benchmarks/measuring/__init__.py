@@ -1,4 +1,4 @@
-"""What benchmarks share: servers as processes, bodies to send, programs that send, and forecasters to compare.
+"""What the benchmarks share: requests, senders, processes on a core of their own, recordings, and ways to compare with.
 
 Matrices are multiplied by one thread, as in the fleet's services: this must be said before numpy is loaded.
 """

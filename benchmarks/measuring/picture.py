@@ -11,9 +11,8 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from icosfl.train.baselines import AR, NLINEAR
-
-from .fleets import HORIZONS
-from .study import ERRORS, FEDERATED, Results
+from measuring.fleets import HORIZONS
+from measuring.study import ERRORS, FEDERATED, Results
 
 NODES = 4
 POINTS = 180

@@ -20,10 +20,9 @@ from icosfl.train.local import cut
 from icosfl.train.loop import predict
 from icosfl.train.model import Forecaster
 from icosfl.train.scores import Scores, errors_of, mean_steps, score
-
-from . import peer
-from .federation import Learner, Recipe, alone, centralised, federated, tuned
-from .fleets import HORIZONS, Fleet
+from measuring import peer
+from measuring.federation import Learner, Recipe, alone, centralised, federated, tuned
+from measuring.fleets import HORIZONS, Fleet
 
 FEDERATED = "federated"
 CENTRALISED = "centralised"

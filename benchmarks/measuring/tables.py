@@ -15,9 +15,8 @@ from icosfl.schema import Values
 from icosfl.train.baselines import AR, NAMES, NLINEAR, PERSISTENCE
 from icosfl.train.loop import one_thread, predict
 from icosfl.train.scores import SERVED, Summary, summary
-
-from .fleets import HORIZONS
-from .study import CENTRALISED, ERRORS, FEDERATED, LEARNED, METHODS, Results
+from measuring.fleets import HORIZONS
+from measuring.study import CENTRALISED, ERRORS, FEDERATED, LEARNED, METHODS, Results
 
 RMSE = ERRORS.index("rmse")
 NEAR, FAR = 0, len(HORIZONS) - 1
