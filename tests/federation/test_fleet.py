@@ -274,13 +274,18 @@ def test_killed_services_come_back_green_with_their_rows(fleet: Fleet, targets: 
 
 
 def test_a_changed_value_restarts_only_what_reads_it(fleet: Fleet) -> None:
-    before = fleet.pids()
+    def restarted(seconds: int) -> set[tuple[str, str]]:
+        before = fleet.pids()
+        done = fleet.playbook("site.yml", "--limit", "worker-2", "-e", f"otlp_bridge_drain_seconds={seconds}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        after = fleet.pids()
+        return {each for each in before if before[each] != after[each]}
 
-    done = fleet.playbook("site.yml", "--limit", "worker-2", "-e", "otlp_bridge_drain_seconds=4")
+    found = restarted(4)
+    if found != {("worker-2", "otlp_bridge")}:  # a SuperNode may be late to notice that its SuperLink was killed before
+        found &= restarted(5)
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    after = fleet.pids()
-    assert {each for each in before if before[each] != after[each]} == {("worker-2", "otlp_bridge")}
+    assert found == {("worker-2", "otlp_bridge")}
 
 
 def test_a_collector_on_another_host_may_send_with_a_certificate_of_the_fleet(fleet: Fleet, client: Path) -> None:
