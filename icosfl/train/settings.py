@@ -90,13 +90,7 @@ class TrainSettings:
         Raises:
             ConfigError: the window is shorter than two steps.
         """
-        steps = round(self.window_seconds / period_seconds)
-        if steps < 2:
-            raise ConfigError(
-                f"window: {self.window_seconds:g} s is less than two rows at a sampling period of {period_seconds:g} s",
-                cure=_CURE,
-            )
-        return steps
+        return _two_or_more("window", self.window_seconds, period_seconds)
 
     def horizon_steps(self, period_seconds: float) -> tuple[int, ...]:
         """The horizons in steps of the sampling period, rounded, ascending; equal ones are one.
@@ -112,13 +106,7 @@ class TrainSettings:
         Raises:
             ConfigError: the season is shorter than two steps.
         """
-        steps = round(self.season_seconds / period_seconds)
-        if steps < 2:
-            raise ConfigError(
-                f"season: {self.season_seconds:g} s is less than two rows at a sampling period of {period_seconds:g} s",
-                cure=_CURE,
-            )
-        return steps
+        return _two_or_more("season", self.season_seconds, period_seconds)
 
     @staticmethod
     def _steps(seconds: float | None, period_seconds: float) -> int:
@@ -132,6 +120,20 @@ class TrainSettings:
                 cure=_CURE,
             )
         return steps
+
+
+def _two_or_more(key: str, seconds: float, period_seconds: float) -> int:
+    """A duration in steps of the sampling period, rounded.
+
+    Raises:
+        ConfigError: it is shorter than two steps.
+    """
+    steps = round(seconds / period_seconds)
+    if steps < 2:
+        raise ConfigError(
+            f"{key}: {seconds:g} s is less than two rows at a sampling period of {period_seconds:g} s", cure=_CURE
+        )
+    return steps
 
 
 def parse_duration(text: str) -> float | None:
