@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,11 +11,13 @@ from matplotlib.axes import Axes
 
 from icosfl.train.baselines import AR, NLINEAR
 from measuring.fleets import HORIZONS
-from measuring.study import ERRORS, FEDERATED, Results
+from measuring.study import ERRORS, FEDERATED, PEER, Results
 
 NODES = 4
 POINTS = 180
 TRUTH, FORECAST = "#222222", "#1f77b4"
+COMPARED = {FEDERATED: FORECAST, NLINEAR: "#bbbbbb", PEER: "#d98b5f"}
+BAR = 0.27
 
 
 def draw(results: Results, place: Path) -> None:
@@ -44,8 +45,8 @@ def _forecasts(axes: Axes, results: Results, node: int, at: int) -> None:
     bench, quantiles = results.benches[node], results.forecasts[node][at]
     test, unit = bench.tests[at], results.fleet.schema.series[0].unit
     part = slice(-POINTS, None)
-    ends = test.last_times[part] + test.horizons[0] * test.period_ns
-    times = [datetime.fromtimestamp(end / 1e9, UTC) for end in ends]
+    last = test.last_times[part]
+    times = (last - last[0]) / 3.6e12
     lower, middle, upper = quantiles[part, 0].T
     axes.fill_between(times, lower, upper, color=FORECAST, alpha=0.25, linewidth=0, label="P10 to P90")
     axes.plot(times, test.targets[part, 0, 0], color=TRUTH, linewidth=0.8, label="measured")
@@ -53,20 +54,25 @@ def _forecasts(axes: Axes, results: Results, node: int, at: int) -> None:
     plural = "s" if HORIZONS[at] > 1 else ""
     axes.set_title(f"{bench.name}, {HORIZONS[at]} step{plural} ahead ({unit})", fontsize=10)
     axes.tick_params(labelsize=8)
+    axes.set_xlabel("hours", fontsize=8)
     axes.margins(x=0)
 
 
 def _bars(axes: Axes, results: Results) -> None:
     errors, rmse = results.errors[results.last], ERRORS.index("rmse")
     simple = errors[AR][0, :, 0, 0, rmse]
-    ours = errors[FEDERATED][:, :, 0, 0, rmse] / simple
     places = np.arange(len(results.benches))
-    axes.bar(places, ours.mean(axis=0), 0.4, yerr=ours.std(axis=0), color=FORECAST, label="federated model")
-    axes.bar(places + 0.4, errors[NLINEAR][0, :, 0, 0, rmse] / simple, 0.4, color="#bbbbbb", label="NLinear")
+    for at, (name, color) in enumerate(COMPARED.items()):
+        ratio = errors[name][:, :, 0, 0, rmse] / simple
+        spread = ratio.std(axis=0) if len(ratio) > 1 else None
+        axes.bar(places + at * BAR, ratio.mean(axis=0), BAR, yerr=spread, color=color, label=name, ecolor=TRUTH)
     axes.axhline(1, color=TRUTH, linewidth=0.8)
-    axes.set_xticks(places + 0.2, [bench.name for bench in results.benches], fontsize=8)
-    axes.set_title(f"RMSE one step ahead / that of AR(10), mean and deviation over {len(ours)} seeds", fontsize=10)
-    axes.legend(fontsize=8)
+    axes.set_xticks(places + BAR, [bench.name for bench in results.benches], fontsize=8)
+    axes.set_title(
+        f"RMSE one step ahead / that of AR(10): below 1 is better; mean and deviation over {len(results.seeds)} seeds",
+        fontsize=10,
+    )
+    axes.legend(fontsize=8, ncols=len(COMPARED))
 
 
 def _unlike(results: Results) -> list[int]:

@@ -248,12 +248,14 @@ def _over_nodes(values: Values, error: int) -> Values:
 
 
 def _plain(results: Results, values: Values) -> dict[str, Any]:
-    """Mean over nodes, then mean and standard deviation over seeds, by series, steps and error."""
+    """By series and steps: mean over nodes, then mean and deviation over seeds, of each error; and RMSE by node."""
     return {
         f"{results.fleet.schema.names[column]} {HORIZONS[row]}": {
-            error: _pair(values[:, :, row, column, at].mean(axis=1)) for at, error in enumerate(ERRORS)
+            **{error: _pair(values[:, :, row, column, at].mean(axis=1)) for at, error in enumerate(ERRORS)},
+            "rmse of nodes": values[:, :, row, column, RMSE].mean(axis=0).tolist(),
         }
         for column, row in _places(results)
+        if not np.isnan(values[:, :, row, column, RMSE]).any()
     }
 
 
