@@ -32,6 +32,7 @@ from icosfl.train.shape import NETWORKS
 
 ALL = "all"
 QUICK_ROWS = 2500
+WIDTH = 190
 
 
 def arguments() -> Namespace:
@@ -101,7 +102,7 @@ def measure(fleet: Fleet, options: Namespace, recipe: Recipe) -> Results:
 def main() -> int:
     """Measure, print, draw."""
     options = arguments()
-    console = Console(width=160)
+    console = Console(width=WIDTH)
     recipe = recipe_of(options)
     if options.no_calendar:
         loop.LEAST_DAYS = sys.maxsize

@@ -46,7 +46,8 @@ def _forecasts(axes: Axes, results: Results, node: int, at: int) -> None:
     test, unit = bench.tests[at], results.fleet.schema.series[0].unit
     part = slice(-POINTS, None)
     last = test.last_times[part]
-    times = (last - last[0]) / 3.6e12
+    unit_ns, unit_name = (3.6e12, "hours") if last[-1] - last[0] > 7.2e12 else (6e10, "minutes")
+    times = (last - last[0]) / unit_ns
     lower, middle, upper = quantiles[part, 0].T
     axes.fill_between(times, lower, upper, color=FORECAST, alpha=0.25, linewidth=0, label="P10 to P90")
     axes.plot(times, test.targets[part, 0, 0], color=TRUTH, linewidth=0.8, label="measured")
@@ -54,7 +55,7 @@ def _forecasts(axes: Axes, results: Results, node: int, at: int) -> None:
     plural = "s" if HORIZONS[at] > 1 else ""
     axes.set_title(f"{bench.name}, {HORIZONS[at]} step{plural} ahead ({unit})", fontsize=10)
     axes.tick_params(labelsize=8)
-    axes.set_xlabel("hours", fontsize=8)
+    axes.set_xlabel(unit_name, fontsize=8)
     axes.margins(x=0)
 
 
