@@ -47,7 +47,7 @@ def hand_out(grid: BoundedGrid, artifact: Artifact, roster: Roster, keep: int, t
     cutoffs = {member.node: member.cutoff_ns for member in roster.members}
     model = to_bytes(artifact)
     messages = [
-        Message(pack_model(Handout(cutoffs.get(node), keep), model), node, MessageType.EVALUATE, group_id="hand-out")
+        Message(pack_model(Handout(cutoffs.get(node), None, keep), model), node, MessageType.EVALUATE, group_id="hand-out")
         for node in sorted(set(grid.get_node_ids()) - roster.silent)
     ]
     answers = pair(messages, grid.send_and_receive(messages, timeout=timeout), timeout)

@@ -157,7 +157,7 @@ class _Run:
         train = self._settings.train
         return CheckedFedAvg(
             roster.members,
-            Task("", 0, job.question, 0),
+            Task("", 0, job.question, 0, 0, train.learning_rate),
             shape=begun.shape,
             run=self._run,
             min_nodes=train.min_nodes,

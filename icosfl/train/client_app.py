@@ -84,9 +84,9 @@ def receive(node: NodeConfig, content: RecordDict, rows: Callable[[], Rows], sha
         own = share.take_at(rows(), handout.cutoff_ns, model.train_fraction)
         evaluation = work.measure(model, node, own, handout.cutoff_ns)
     except (NotReady, SchemaMismatch, Unavailable) as error:
-        received = Received(node.host, model.digest, None, error.message)
+        received = Received(node.host, model.digest, None, error.message, ())
     else:
-        received = Received(node.host, model.digest, evaluation.scores, "")
+        received = Received(node.host, model.digest, evaluation.scores, "", ())
         if share.has_newest:
             save_evaluation(evaluation, node.models_dir)
     artifacts.save(model, node.models_dir)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from numpy.typing import NDArray
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 
 from icosfl.config import SeriesConfig
-from icosfl.train.scores import Scores
+from icosfl.train.scores import LARGEST_ERROR, Scores
 
 Arrays = list[NDArray[Any]]
 
@@ -50,19 +50,44 @@ class Standing:
 
 @checked(frozen=True, config=_STRICT)
 class Task:
-    """Train the arrays that come with this.
+    """Measure the arrays that come with this as they are, then train them.
 
     Args:
         version: Names the arrays; the reply repeats it.
         round: Which of the run, from 1; each has its own order of windows.
         question: The series and the period, as at first.
-        cutoff_ns: Of the node that this goes to.
+        cutoff_ns: Of the node that this goes to: it trains on rows up to then.
+        until_ns: The arrays are measured on rows from the cutoff up to then, the same in each round.
+        learning_rate: Of this round.
+        proximal_mu: Of FedProx's proximal term, 0: none.
     """
 
     version: str
     round: int
     question: Question
     cutoff_ns: int
+    until_ns: int
+    learning_rate: float
+    proximal_mu: float = 0.0
+
+
+@checked(frozen=True, config=_STRICT)
+class Level:
+    """How good arrays are at one series and one horizon, on a node's validation rows.
+
+    Args:
+        series: Its name.
+        horizon_steps: How far ahead, in rows.
+        count: Points measured, at least 1.
+        rmse: Root mean squared error of the median forecast, above the node's own linear part; in the series' unit.
+        persistence: The same of persistence, on the same points.
+    """
+
+    series: str
+    horizon_steps: Annotated[int, Field(ge=1, le=2**53)]
+    count: Annotated[int, Field(ge=1, le=2**53)]
+    rmse: Annotated[float, Field(ge=0, le=LARGEST_ERROR)]
+    persistence: Annotated[float, Field(ge=0, le=LARGEST_ERROR)]
 
 
 @checked(frozen=True, config=_STRICT)
@@ -73,13 +98,15 @@ class Trained:
         host: The node's name.
         version: Of the arrays that it started from.
         loss: Mean loss of the last epoch, in units of the usual error of the node's own linear part.
-        seconds: That training took, without the start of the process.
+        seconds: That all of it took, without the start of the process.
+        validation: Of the arrays as they came; empty where there is nothing to measure on.
     """
 
     host: str
     version: str
     loss: float
     seconds: float
+    validation: tuple[Level, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,10 +124,12 @@ class Handout:
 
     Args:
         cutoff_ns: Nanoseconds since the epoch; None: where the model's train fraction puts it.
+        until_ns: As in `Task`, for the receipt's `validation`; None: up to the newest row.
         keep: How many models to keep, with this one; older ones go.
     """
 
     cutoff_ns: int | None
+    until_ns: int | None
     keep: int
 
 
@@ -113,12 +142,14 @@ class Received:
         digest: Of the model.
         scores: On the node's own rows, or None.
         reason: Why there are no scores; "" when there are.
+        validation: Of the model, measured as in a round; empty where there is nothing to measure on.
     """
 
     host: str
     digest: str
     scores: Scores | None
     reason: str
+    validation: tuple[Level, ...]
 
 
 @checked(frozen=True, config=_STRICT)

@@ -115,7 +115,7 @@ def train(job: Job, rows: Rows, task: Task, arrays: Arrays) -> Update:
         batch_size=settings.batch_size,
         seed=settings.seed + task.round,
     )
-    trained = Trained(job.node.host, task.version, report.loss, report.seconds)
+    trained = Trained(job.node.host, task.version, report.loss, report.seconds, ())
     return Update(trained, list(to_arrays(model)), report.examples)
 
 

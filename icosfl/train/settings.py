@@ -15,7 +15,7 @@ NEXT = "next"
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smh])")
-_CURE = "correct the value in [tool.flwr.app.config], icosfl_training or `flwr run -c`"
+CURE = "correct the value in [tool.flwr.app.config], icosfl_training or `flwr run -c`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +66,22 @@ class TrainSettings:
             ConfigError: a key is missing or its value is not usable; the message names the key.
         """
         return cls(
-            num_server_rounds=_whole(config, "num-server-rounds", 1),
-            min_nodes=_whole(config, "min-nodes", 1),
-            local_epochs=_whole(config, "local-epochs", 1),
-            learning_rate=_learning_rate(config, "learning-rate"),
-            batch_size=_whole(config, "batch-size", 1),
-            network=_one_of(config, "network", NETWORKS),
-            hidden_size=_whole(config, "hidden-size", 1),
-            num_layers=_whole(config, "num-layers", 1),
+            num_server_rounds=whole(config, "num-server-rounds", 1),
+            min_nodes=whole(config, "min-nodes", 1),
+            local_epochs=whole(config, "local-epochs", 1),
+            learning_rate=number(config, "learning-rate", above=0, most=1),
+            batch_size=whole(config, "batch-size", 1),
+            network=one_of(config, "network", NETWORKS),
+            hidden_size=whole(config, "hidden-size", 1),
+            num_layers=whole(config, "num-layers", 1),
             series=_names(config, "series"),
-            window_seconds=_duration("window", _text(config, "window")),
+            window_seconds=_duration("window", text(config, "window")),
             horizon_seconds=_horizons(config, "horizons"),
-            season_seconds=_duration("season", _text(config, "season")),
-            train_fraction=_fraction(config, "train-fraction"),
-            min_windows=_whole(config, "min-windows", 1),
-            round_timeout_seconds=_positive(config, "round-timeout-seconds"),
-            seed=_whole(config, "seed", 0),
+            season_seconds=_duration("season", text(config, "season")),
+            train_fraction=number(config, "train-fraction", above=0, below=1),
+            min_windows=whole(config, "min-windows", 1),
+            round_timeout_seconds=number(config, "round-timeout-seconds", above=0),
+            seed=whole(config, "seed", 0),
         )
 
     def window_steps(self, period_seconds: float) -> int:
@@ -117,7 +117,7 @@ class TrainSettings:
             raise ConfigError(
                 f"horizons: {seconds:g} s is nearer than the next row at a sampling period of {period_seconds:g} s; "
                 f'"{NEXT}" means the next row',
-                cure=_CURE,
+                cure=CURE,
             )
         return steps
 
@@ -131,7 +131,7 @@ def _two_or_more(key: str, seconds: float, period_seconds: float) -> int:
     steps = round(seconds / period_seconds)
     if steps < 2:
         raise ConfigError(
-            f"{key}: {seconds:g} s is less than two rows at a sampling period of {period_seconds:g} s", cure=_CURE
+            f"{key}: {seconds:g} s is less than two rows at a sampling period of {period_seconds:g} s", cure=CURE
         )
     return steps
 
@@ -147,57 +147,82 @@ def parse_duration(text: str) -> float | None:
 
 def _value(config: Mapping[str, object], key: str) -> object:
     if key not in config:
-        raise ConfigError(f"{key}: missing in the run configuration", cure=_CURE)
+        raise ConfigError(f"{key}: missing in the run configuration", cure=CURE)
     return config[key]
 
 
 def _wrong(key: str, expected: str, value: object) -> ConfigError:
-    return ConfigError(f"{key}: must be {expected}, not {value!r}", cure=_CURE)
+    return ConfigError(f"{key}: must be {expected}, not {value!r}", cure=CURE)
 
 
-def _whole(config: Mapping[str, object], key: str, least: int) -> int:
+def whole(config: Mapping[str, object], key: str, least: int) -> int:
+    """The whole number at `key`.
+
+    Raises:
+        ConfigError: it is missing, none, or less than `least`.
+    """
     value = _value(config, key)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise _wrong(key, f"a whole number of at least {least}", value)
     return value
 
 
-def _number(config: Mapping[str, object], key: str, expected: str) -> float:
+def number(  # noqa: PLR0913 (bounds)
+    config: Mapping[str, object],
+    key: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> float:
+    """The number at `key`, within all bounds that are given.
+
+    Raises:
+        ConfigError: it is missing, none, not finite, or out of bounds.
+    """
     value = _value(config, key)
+    bounds = {"above": above, "of at least": least, "below": below, "of at most": most}
+    told = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise _wrong(key, expected, value)
+        raise _wrong(key, f"a number {told}", value)
+    low = (above is None or value > above) and (least is None or value >= least)
+    high = (below is None or value < below) and (most is None or value <= most)
+    if not (low and high):
+        raise _wrong(key, f"a number {told}", value)
     return float(value)
 
 
-def _positive(config: Mapping[str, object], key: str) -> float:
-    value = _number(config, key, "a positive number")
-    if value <= 0:
-        raise _wrong(key, "a positive number", value)
+def truth(config: Mapping[str, object], key: str) -> bool:
+    """Whether `key` is true.
+
+    Raises:
+        ConfigError: it is missing, or neither true nor false.
+    """
+    value = _value(config, key)
+    if not isinstance(value, bool):
+        raise _wrong(key, "true or false", value)
     return value
 
 
-def _learning_rate(config: Mapping[str, object], key: str) -> float:
-    value = _number(config, key, "a number above 0 and at most 1")
-    if not 0 < value <= 1:
-        raise _wrong(key, "a number above 0 and at most 1", value)
-    return value
+def one_of(config: Mapping[str, object], key: str, names: Collection[str]) -> str:
+    """The text at `key`.
 
-
-def _fraction(config: Mapping[str, object], key: str) -> float:
-    value = _number(config, key, "a number between 0 and 1")
-    if not 0 < value < 1:
-        raise _wrong(key, "a number between 0 and 1", value)
-    return value
-
-
-def _one_of(config: Mapping[str, object], key: str, names: Collection[str]) -> str:
-    value = _text(config, key)
+    Raises:
+        ConfigError: it is missing or none of the names.
+    """
+    value = text(config, key)
     if value not in names:
         raise _wrong(key, f"one of {', '.join(names)}", value)
     return value
 
 
-def _text(config: Mapping[str, object], key: str) -> str:
+def text(config: Mapping[str, object], key: str) -> str:
+    """The text at `key`.
+
+    Raises:
+        ConfigError: it is missing or no text.
+    """
     value = _value(config, key)
     if not isinstance(value, str):
         raise _wrong(key, "a text", value)
@@ -205,10 +230,10 @@ def _text(config: Mapping[str, object], key: str) -> str:
 
 
 def _list(config: Mapping[str, object], key: str, expected: str) -> tuple[str, ...]:
-    text = _text(config, key)
-    items = tuple(item.strip() for item in text.split(","))
+    listed = text(config, key)
+    items = tuple(item.strip() for item in listed.split(","))
     if not all(items) or len(set(items)) != len(items):
-        raise _wrong(key, expected, text)
+        raise _wrong(key, expected, listed)
     return items
 
 

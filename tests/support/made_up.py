@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from icosfl.config import Endpoint, NodeConfig, SeriesConfig, StoreConfig
+from icosfl.config import Endpoint, NodeConfig, SeriesConfig, StoreConfig, run_config
 from icosfl.schema import Rows
 from icosfl.train.messages import Question
 
 PERIOD = 3.0
 SERIES = (SeriesConfig(name="cpu_usage", unit="%"), SeriesConfig(name="power", unit="W"))
 QUESTION = Question(series=SERIES, period_seconds=PERIOD)
-RUN_CONFIG: dict[str, int | float | str] = {
+RUN_CONFIG: dict[str, Any] = run_config(Path(__file__).parents[2]) | {
     "num-server-rounds": 2,
-    "min-nodes": 2,
     "local-epochs": 1,
     "learning-rate": 0.01,
     "batch-size": 32,
-    "network": "lstm",
     "hidden-size": 4,
-    "num-layers": 1,
     "series": "cpu_usage,power",
     "window": "15s",
     "horizons": "next,15s",
     "season": "60s",
-    "train-fraction": 0.75,
     "min-windows": 20,
     "query-timeout-seconds": 0.2,
     "round-timeout-seconds": 0.2,
-    "keep-models": 20,
-    "seed": 1,
 }
 # Middle of the range of times that a test may meet, in nanoseconds since the epoch.
 START = 1_800_000_000 * 10**9
