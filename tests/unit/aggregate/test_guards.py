@@ -16,7 +16,7 @@ EXPECTED = Expected("worker-1", "run/1", SHAPE, most_examples=12)
 def update() -> Update:
     arrays = [np.zeros(dimensions, np.float32) for _, dimensions in SHAPE.arrays()]
     arrays[0][:, -1] = 1  # a linear part that forecasts the last value
-    return Update(Trained("worker-1", "run/1", 0.5, 1.0), list(arrays), 10)
+    return Update(Trained("worker-1", "run/1", 0.5, 1.0, ()), list(arrays), 10)
 
 
 def test_a_sound_update_has_no_fault() -> None:

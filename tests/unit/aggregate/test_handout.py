@@ -57,7 +57,7 @@ def score(steps: int = 1, **changes: Any) -> Score:
 
 
 def receipt(*scores: Score, host: str = "worker-1") -> RecordDict:
-    return pack(Received(host, ARTIFACT.digest, Scores(50, 20, scores), ""))
+    return pack(Received(host, ARTIFACT.digest, Scores(50, 20, scores), "", ()))
 
 
 def judged(*answers: RecordDict) -> Delivery:
