@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -62,6 +63,42 @@ class Started:
 
 
 @checked(frozen=True, config=_STRICT)
+class Resumed:
+    """Another ServerApp goes on with the run, after this round; Flower calls what it runs in `flower_run`."""
+
+    time: str
+    run: str
+    flower_run: str
+    round: int
+    event: Literal["resumed"] = "resumed"
+
+    @property
+    def line(self) -> str:
+        """The event in words."""
+        where = f"after round {self.round}" if self.round else "from its beginning"
+        return f"run {self.run} goes on {where}, as Flower's run {self.flower_run}"
+
+
+@checked(frozen=True, config=_STRICT)
+class Waiting:
+    """Fewer nodes are online and free than are needed; `missing` are the hosts that are known not to be."""
+
+    time: str
+    online: int
+    needed: int
+    missing: tuple[str, ...]
+    event: Literal["waiting"] = "waiting"
+
+    @property
+    def line(self) -> str:
+        """The event in words."""
+        who = f": {', '.join(self.missing)}" if self.missing else ""
+        return (
+            f"waiting for nodes, {self.online} of at least {self.needed} are there; missing{who or ' ones are unknown'}"
+        )
+
+
+@checked(frozen=True, config=_STRICT)
 class Ready:
     """The nodes have been asked. `warm_start` is the digest of the model that training goes on from, None: of none."""
 
@@ -96,6 +133,12 @@ class RoundDone:
         seconds: How long the round took.
         digest: Of the saved artifact.
         evaluation: The controller's scores, or why there are none.
+        skills: Validation skill by host, of the model that the round began with: how much smaller its error is than
+            persistence's, at most 1.
+        skill: Their mean; None where no node could measure.
+        seconds_by_node: From the question to the reply, by host.
+        learning_rate: Of the round.
+        epsilon: Privacy spent so far; None without differential privacy.
     """
 
     time: str
@@ -108,15 +151,37 @@ class RoundDone:
     seconds: float
     digest: str
     evaluation: dict[str, Any]
+    skills: dict[str, float] = field(default_factory=dict)
+    skill: float | None = None
+    seconds_by_node: dict[str, float] = field(default_factory=dict)
+    learning_rate: float | None = None
+    epsilon: float | None = None
     event: Literal["round"] = "round"
 
     @property
     def line(self) -> str:
         """The event in words."""
         who = _hosts(self.nodes)
-        return (
-            f"round {self.round}/{self.of}: {who}, loss {self.loss:.3g}, {self.seconds:.0f} s{_without(self.left_out)}"
-        )
+        began = "" if self.skill is None else f", began with skill {self.skill:.3f}"
+        spent = "" if self.epsilon is None else f", ε {self.epsilon:.3g}"
+        told = f"{who}, loss {self.loss:.3g}{began}{spent}, {self.seconds:.0f} s"
+        return f"round {self.round}/{self.of}: {told}{_without(self.left_out)}"
+
+
+@checked(frozen=True, config=_STRICT)
+class Stopped:
+    """The run ends early, after this round: no further ones come, and its model is handed out next."""
+
+    time: str
+    round: int
+    of: int
+    reason: str
+    event: Literal["stopped"] = "stopped"
+
+    @property
+    def line(self) -> str:
+        """The event in words."""
+        return f"stopped after round {self.round} of {self.of}: {self.reason}"
 
 
 @checked(frozen=True, config=_STRICT)
@@ -136,7 +201,20 @@ class Failed:
 
 @checked(frozen=True, config=_STRICT)
 class Finished:
-    """The run is over; `nodes` have the model `digest`, `left_out` have not."""
+    """The run is over; `nodes` have the model `digest`, `left_out` have not.
+
+    Args:
+        time: When it was over.
+        rounds: How many were trained.
+        nodes: Hosts that have the model.
+        left_out: Hosts that have not, and why.
+        digest: Of the model.
+        seconds: How long the run took, without the time in which it was interrupted.
+        round: Which round's model it is; 0: the one that the run started from stays; None: told by an older release.
+        skill: The model's validation skill; None where no node could measure.
+        epsilon: Privacy spent; None without differential privacy.
+        why: Why it is not the last round's; "" when it is.
+    """
 
     time: str
     rounds: int
@@ -144,16 +222,23 @@ class Finished:
     left_out: tuple[Absent, ...]
     digest: str
     seconds: float
+    round: int | None = None
+    skill: float | None = None
+    epsilon: float | None = None
+    why: str = ""
     event: Literal["finished"] = "finished"
 
     @property
     def line(self) -> str:
         """The event in words."""
         who = _hosts(self.nodes)
-        return f"finished: model {self.digest[:12]} on {who}, {self.seconds:.0f} s{_without(self.left_out)}"
+        why = f" ({self.why})" if self.why else ""
+        return f"finished: model {self.digest[:12]}{why} on {who}, {self.seconds:.0f} s{_without(self.left_out)}"
 
 
-Event = Annotated[Started | Ready | RoundDone | Failed | Finished, Field(discriminator="event")]
+Event = Annotated[
+    Started | Resumed | Waiting | Ready | RoundDone | Stopped | Failed | Finished, Field(discriminator="event")
+]
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
@@ -167,6 +252,21 @@ class ProgressLog:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / PROGRESS_FILE
+
+    def mend(self) -> None:
+        """Cut off a line that was begun when the machine died, so that the next event has a line of its own.
+
+        Raises:
+            RunFailed: the disk does not take it.
+        """
+        try:
+            whole = self._path.read_bytes().rpartition(b"\n")
+            if whole[2]:
+                os.truncate(self._path, len(whole[0]) + len(whole[1]))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._refused(error.strerror or str(error)) from error
 
     def append(self, event: Event) -> None:
         """Add one event; it is on the disk when this returns, and readers see all of its line or nothing.
