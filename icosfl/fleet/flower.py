@@ -1,8 +1,8 @@
-"""Flower's command line and Control API: which nodes there are and may be, submit a run, how a run stands.
+"""Flower's command line and Control API: which nodes there are and may be, submit and stop a run, how runs stand.
 
-All of this side that depends on Flower's version (1.30) is here; what the command answers is read from its JSON only.
-The nodes' keys are not in its JSON, and each call of the command costs two seconds of processor time, so nodes are
-registered through the API that the command uses, too.
+All of this side that depends on Flower's version (1.30) is here. Each call of the command costs two seconds of
+processor time, so it only submits, which means building the app; what it answers is read from its JSON. All else goes
+through the API that the command uses, too.
 """
 
 from __future__ import annotations
@@ -65,6 +65,11 @@ class Node:
     status: str
     public_key: str
 
+    @property
+    def online(self) -> bool:
+        """Whether it takes part; one that was killed counts as online for up to a minute."""
+        return self.status == "online"
+
 
 class KeyRevoked(UserError):
     """A SuperNode's key that was unregistered once: Flower never takes it again."""
@@ -72,7 +77,7 @@ class KeyRevoked(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Flower:
-    """The `flwr` command of this Python environment, for one SuperLink.
+    """One SuperLink, by the `flwr` command of this Python environment and by its Control API.
 
     Args:
         home: Flower's home, with the connection in its `config.toml`.
@@ -88,8 +93,7 @@ class Flower:
         Raises:
             Unavailable: the SuperLink does not answer.
         """
-        nodes = self._ask("supernode", "list", self.connection).get("nodes")
-        return sum(_text(node, "status") == "online" for node in _dicts(nodes))
+        return sum(node.online for node in self.nodes())
 
     def submit(self, app: Path, overrides: Mapping[str, Scalar]) -> str:
         """Submit the app in the directory `app` with values that override its run configuration; returns the run's id.
@@ -110,7 +114,11 @@ class Flower:
         Raises:
             Unavailable: the SuperLink does not answer.
         """
-        runs = {_text(run, "run-id"): _status(run) for run in _dicts(self._ask("ls", self.connection).get("runs"))}
+        from flwr.proto.control_pb2 import ListRunsRequest
+
+        with self._control() as control:
+            found = control.ListRuns(ListRunsRequest(), timeout=CALL_SECONDS).run_dict
+        runs = {str(number): _status(run) for number, run in found.items()}
         return {run_id: status for run_id, status in runs.items() if not status.over}
 
     def run_status(self, run_id: str) -> RunStatus:
@@ -120,10 +128,28 @@ class Flower:
             Unavailable: the SuperLink does not answer.
             UserError: it knows no such run.
         """
-        runs = _dicts(self._ask("ls", self.connection, "--run-id", run_id).get("runs"))
-        if not runs:
-            raise _strange("`flwr ls` lists no run")
-        return _status(runs[0])
+        from flwr.proto.control_pb2 import ListRunsRequest
+
+        number = _number(run_id)
+        with self._control() as control:
+            found = control.ListRuns(ListRunsRequest(run_id=number), timeout=CALL_SECONDS).run_dict
+        return _status(found[number])
+
+    def stop(self, run_id: str) -> None:
+        """End a run; one that is over already stays as it is.
+
+        Raises:
+            Unavailable: the SuperLink does not answer.
+            UserError: it knows no such run.
+        """
+        from flwr.proto.control_pb2 import StopRunRequest
+
+        try:
+            with self._control() as control:
+                control.StopRun(StopRunRequest(run_id=_number(run_id)), timeout=CALL_SECONDS)
+        except UserError:
+            if not self.run_status(run_id).over:
+                raise
 
     def nodes(self) -> tuple[Node, ...]:
         """The SuperNodes that are registered, whether they are online or not.
@@ -242,21 +268,21 @@ def _answer(output: str) -> dict[str, object] | None:
     return answer if isinstance(answer, dict) else None
 
 
-def _status(run: Mapping[str, object]) -> RunStatus:
-    details = _text(run, "status-details")
-    return RunStatus(_text(run, "status"), "" if details == "N/A" else details)
+def _status(run: Any) -> RunStatus:
+    told = run.status
+    return RunStatus(f"{told.status}:{told.sub_status}" if told.sub_status else told.status, told.details)
+
+
+def _number(run_id: str) -> int:
+    if not run_id.isdecimal():
+        raise UserError(f"{run_id!r} is no number of a run", cure="use one that `flwr ls` lists")
+    return int(run_id)
 
 
 def _text(data: Mapping[str, object], key: str) -> str:
     value = data.get(key)
     if not isinstance(value, str):
         raise _strange(f"{key} is missing")
-    return value
-
-
-def _dicts(value: object) -> list[dict[str, object]]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise _strange("a list is missing")
     return value
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from icosfl.errors import ConfigError
 from icosfl.fleet.flower import Flower, KeyRevoked, Node
 
-DRAIN_POLL_SECONDS = 2.0  # a look costs two seconds of processor time
+DRAIN_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
