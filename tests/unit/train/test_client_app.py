@@ -63,7 +63,8 @@ def ask(kind: str, content: RecordDict, node_config: Any = None, **changes: Any)
 
 def task(arrays_of: NodeConfig, number: int = 1, **changes: Any) -> RecordDict:
     job = node.Job(arrays_of, TrainSettings.from_run_config(made_up.RUN_CONFIG | changes), made_up.QUESTION)
-    value = Task(f"run/{number}", number, made_up.QUESTION, int(made_up.rows(200).times[149]))
+    times = made_up.rows(200).times
+    value = Task(f"run/{number}", number, made_up.QUESTION, int(times[149]), int(times[199]), 0.01)
     return pack_arrays(value, array_record(to_arrays(build(job.shape, 1))))
 
 
@@ -306,7 +307,7 @@ def model(config: NodeConfig) -> bytes:
 def test_a_model_that_is_handed_out_is_measured_and_kept(config: NodeConfig, model: bytes) -> None:
     cutoff = int(made_up.rows(200).times[140])
 
-    received = unpack_reply(ask("evaluate", pack_model(Handout(cutoff, 20), model)), Received)
+    received = unpack_reply(ask("evaluate", pack_model(Handout(cutoff, None, 20), model)), Received)
 
     kept = load_latest(config.models_dir)
     assert isinstance(received, Received)
@@ -330,7 +331,7 @@ def test_supernodes_that_share_a_host_keep_one_model_and_the_evaluation_of_the_n
 
     newest, oldest = (
         unpack_reply(
-            ask("evaluate", pack_model(Handout(int(times[cutoff]), 20), model), {"part": part, "parts": 2}), Received
+            ask("evaluate", pack_model(Handout(int(times[cutoff]), None, 20), model), {"part": part, "parts": 2}), Received
         )
         for part, cutoff in ((2, 170), (1, 70))
     )
@@ -352,7 +353,7 @@ def test_a_model_that_cannot_be_measured_is_kept_and_the_reason_told(
     def rows() -> Rows:
         raise problem
 
-    received = unpack_reply(client_app.receive(config, pack_model(Handout(None, 20), model), rows), Received)
+    received = unpack_reply(client_app.receive(config, pack_model(Handout(None, None, 20), model), rows), Received)
 
     assert isinstance(received, Received)
     assert (received.scores, received.reason) == (None, "no")
@@ -374,16 +375,16 @@ def test_a_model_that_can_never_forecast_on_a_node_is_neither_measured_nor_kept(
     config: NodeConfig, model: bytes, change: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(SchemaMismatch, match=reason):
-        client_app.receive(replace(config, **change), pack_model(Handout(None, 20), model), lambda: made_up.rows(200))
+        client_app.receive(replace(config, **change), pack_model(Handout(None, None, 20), model), lambda: made_up.rows(200))
 
     assert load_latest(config.models_dir) is None
 
 
 def test_a_damaged_model_is_refused_and_the_old_one_stays(config: NodeConfig, model: bytes) -> None:
-    ask("evaluate", pack_model(Handout(None, 20), model))
+    ask("evaluate", pack_model(Handout(None, None, 20), model))
     before = load_latest(config.models_dir)
 
-    refused = unpack_reply(ask("evaluate", pack_model(Handout(None, 20), model[:-40])), Received)
+    refused = unpack_reply(ask("evaluate", pack_model(Handout(None, None, 20), model[:-40])), Received)
 
     assert isinstance(refused, Refused)
     assert "no sound model file" in refused.reason

@@ -9,7 +9,7 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from icosfl.errors import SchemaMismatch
-from icosfl.train.messages import Handout, Question, Received, Refused, Standing, Task, Trained, Update
+from icosfl.train.messages import Handout, Level, Question, Received, Refused, Standing, Task, Trained, Update
 from icosfl.train.records import (
     ARRAYS,
     EXAMPLES,
@@ -31,13 +31,15 @@ SCORE = Score(
     "cpu_usage", "%", 1, 3.0, "persistence", 9, 10, ERRORS, {"global": 1.0}, {"persistence": None}, -1.0, 1.0, 0.8, 2.0
 )
 SCORES = Scores(50, 19, (SCORE,))
+LEVEL = Level("cpu_usage", 1, 9, 1.0, 1.5)
 VALUES: list[Any] = [
     QUESTION,
     Standing("a", 5, 10, 7, 3, ("cpu_usage",), ""),
-    Task("run/1", 1, QUESTION, 1_800_000_000_000_000_001),
-    Handout(None, 20),
-    Received("a", "d", SCORES, ""),
-    Received("a", "d", None, "no rows"),
+    Task("run/1", 1, QUESTION, 1_800_000_000_000_000_001, 1_800_000_000_000_000_007, 0.003, 0.1),
+    Handout(None, None, 20),
+    Handout(5, 7, 20),
+    Received("a", "d", SCORES, "", (LEVEL,)),
+    Received("a", "d", None, "no rows", ()),
     Refused("a", "no rows", "wait"),
 ]
 
@@ -70,14 +72,14 @@ def test_content_that_is_no_question_is_refused_by_name(content: RecordDict) -> 
 
 @pytest.mark.parametrize("scores", [{"scores": [{"rmse": 1.5}]}, "good", {"train_windows": 1, "scores": []}])
 def test_scores_that_are_none_are_refused_when_they_come(scores: object) -> None:
-    content = RecordDict({VALUE: ConfigRecord({"json": json.dumps(asdict(VALUES[4]) | {"scores": scores})})})
+    content = RecordDict({VALUE: ConfigRecord({"json": json.dumps(asdict(VALUES[5]) | {"scores": scores})})})
 
     with pytest.raises(SchemaMismatch, match="no sound Received: scores"):
         unpack(content, Received)
 
 
 def update() -> Update:
-    return Update(Trained("a", "run/1", 0.5, 1.0), [np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(3)], 12)
+    return Update(Trained("a", "run/1", 0.5, 1.0, (LEVEL,)), [np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(3)], 12)
 
 
 def test_an_update_comes_back_with_its_arrays_and_examples() -> None:
@@ -125,12 +127,12 @@ def test_an_update_whose_metrics_flower_could_not_average_is_refused(metrics: di
 
 
 def test_a_model_file_travels_beside_a_value() -> None:
-    content = pack_model(Handout(5, 20), b"\x00model")
+    content = pack_model(Handout(5, None, 20), b"\x00model")
 
-    assert unpack(content, Handout) == Handout(5, 20)
+    assert unpack(content, Handout) == Handout(5, None, 20)
     assert unpack_model(content) == b"\x00model"
 
 
 def test_a_hand_out_without_a_model_is_refused() -> None:
     with pytest.raises(SchemaMismatch, match="no model"):
-        unpack_model(pack(Handout(5, 20)))
+        unpack_model(pack(Handout(5, None, 20)))
