@@ -1,15 +1,18 @@
-"""Which replies may enter an average: plain checks on values, one reason for each that may not."""
+"""Which updates may be combined: plain checks on values, one reason for each that may not, or not as it came."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from icosfl.aggregate.progress import Absent
+from icosfl.aggregate.settings import REJECT, CombineSettings
 from icosfl.errors import SchemaMismatch
-from icosfl.train.messages import Update
+from icosfl.train.messages import Arrays, Update
 from icosfl.train.shape import Array, ModelShape, check_arrays
 
 # No sound weight is larger: a network that learns on numbers around 1 has none of hundreds.
@@ -29,6 +32,23 @@ class Expected:
     most_examples: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Contribution:
+    """A valid update, as it is combined with the others of its round.
+
+    Args:
+        host: The node's name.
+        arrays: In the order of `ModelShape.arrays`.
+        examples: How many windows it was trained on, at least 1.
+        has: Which series the node has, shape [k].
+    """
+
+    host: str
+    arrays: Arrays
+    examples: int
+    has: NDArray[np.bool_]
+
+
 def fault(update: Update, expected: Expected) -> str | None:
     """Why an update may not enter the average; None when it may."""
     trained = update.trained
@@ -40,11 +60,59 @@ def fault(update: Update, expected: Expected) -> str | None:
         return f"trained on {update.examples} examples, and said at first that it has {expected.most_examples}"
     if not math.isfinite(trained.loss):
         return "its loss is not finite"
+    return unfit(expected.shape, update.arrays)
+
+
+def unfit(shape: ModelShape, arrays: Arrays) -> str | None:
+    """Why these are no arrays of a trained model of this shape; None when they may be."""
     try:
-        check_arrays(expected.shape, update.arrays)
+        check_arrays(shape, arrays)
     except SchemaMismatch as error:
         return error.message
-    return _wild(expected.shape, update.arrays)
+    return _wild(shape, arrays)
+
+
+def bound(
+    before: Arrays, contributions: Sequence[Contribution], settings: CombineSettings
+) -> tuple[list[Contribution], list[Absent]]:
+    """The updates that are not too far from the round's model, and what is said of those that were.
+
+    Too far is `norm_factor` times the median distance, over all numbers of a model. One that is too far is brought
+    nearer on a straight line, or left out, as `norm_action` says.
+
+    Args:
+        before: The arrays that the round began with.
+        contributions: Whose arrays have the same shapes, and are finite.
+        settings: Of the run.
+    """
+    distances = [_distance(before, one.arrays) for one in contributions]
+    limit = settings.norm_factor * float(np.median(distances)) if distances else 0.0
+    # Where most updates have not moved at all, the median tells nothing of the others.
+    if limit == 0:
+        return list(contributions), []
+    kept, notes = [], []
+    for one, distance in zip(contributions, distances, strict=True):
+        if distance <= limit:
+            kept.append(one)
+            continue
+        far = f"{distance:.3g} from the round's model, {settings.norm_factor:g} times the median are {limit:.3g}"
+        if settings.norm_action == REJECT:
+            notes.append(Absent(one.host, f"rejected: {far}"))
+        else:
+            notes.append(Absent(one.host, f"clipped: {far}"))
+            kept.append(replace(one, arrays=_nearer(before, one.arrays, limit / distance)))
+    return kept, notes
+
+
+def _distance(before: Arrays, after: Arrays) -> float:
+    squares = [float(np.square(new.astype(np.float64) - old).sum()) for old, new in zip(before, after, strict=True)]
+    return math.sqrt(math.fsum(squares))
+
+
+def _nearer(before: Arrays, after: Arrays, share: float) -> Arrays:
+    return [
+        (old + share * (new.astype(np.float64) - old)).astype(new.dtype) for old, new in zip(before, after, strict=True)
+    ]
 
 
 def _wild(shape: ModelShape, arrays: Sequence[Array]) -> str | None:
