@@ -223,6 +223,49 @@ class ForecastConfig:
     log_level: LogLevel
 
 
+@checked(frozen=True, config=_STRICT)
+class ScheduleConfig:
+    """When the fleet trains by itself: durations such as 24h, a time of day (UTC) such as 03:30; "" switches one off.
+
+    A training is also due when the fleet's skill over persistence was below `drift_skill` in `drift_windows` checks in
+    a row. What failed is tried again after `retry_seconds`, which double up to `retry_most_seconds`. A run of somebody
+    else's that was interrupted is left to them for `grace_seconds`.
+    """
+
+    train_every: str
+    train_at: str
+    check_every: str
+    drift_skill: Annotated[float, Field(le=1, allow_inf_nan=False)]
+    drift_windows: Annotated[int, Field(ge=1, le=1000)]
+    retry_seconds: _Seconds
+    retry_most_seconds: _Seconds
+    grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@checked(frozen=True, config=_STRICT)
+class RetrainingConfig:
+    """The service that trains by a schedule: when, and how it submits runs.
+
+    It looks every `look_seconds` at what others do, waits `nodes_timeout_seconds` until `nodes` SuperNodes are online,
+    and asks for word of a run at least every `run_timeout_seconds`. `run_config` are single values that differ from
+    the app's own.
+    """
+
+    schedule: ScheduleConfig
+    app_dir: Path
+    flwr_home: Path
+    connection: str
+    runs_dir: Path
+    state_dir: Path
+    names_file: Path
+    nodes: Annotated[int, Field(ge=0)]
+    nodes_timeout_seconds: _Seconds
+    run_timeout_seconds: _Seconds
+    look_seconds: _Seconds
+    run_config: dict[str, bool | int | float | str]
+    log_level: LogLevel
+
+
 def schema_of(series: tuple[SeriesConfig, ...]) -> Schema:
     """The schema that a configuration's series make up."""
     return Schema(tuple(Series(item.name, item.unit) for item in series))

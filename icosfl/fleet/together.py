@@ -76,7 +76,7 @@ async def run(programs: Sequence[Sequence[str]], grace: float = GRACE_SECONDS) -
 async def _start(program: Sequence[str]) -> Process:
     own = os.getpid()
     try:
-        return await asyncio.create_subprocess_exec(*program, preexec_fn=lambda: _die_with(own))
+        return await asyncio.create_subprocess_exec(*program, preexec_fn=lambda: die_with(own))
     except OSError as error:
         raise ConfigError(f"{program[0]} cannot be started: {error.strerror}", cure="run site.yml") from error
 
@@ -106,8 +106,12 @@ async def _end(process: Process, grace: float) -> None:
         await process.wait()
 
 
-def _die_with(parent: int) -> None:
-    """Runs in the new process: Linux kills it when its parent dies, even by SIGKILL."""
+def die_with(parent: int) -> None:
+    """Runs in a new process: Linux kills it when its parent dies, even by SIGKILL.
+
+    Args:
+        parent: The parent's process id, asked before.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
