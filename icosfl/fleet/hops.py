@@ -55,6 +55,8 @@ def _question(given: Mapping[str, Any]) -> Callable[[], str]:
             return lambda: supernodes(Path(given["home"]), given["connection"], given["wanted"])
         case "proxy":
             return lambda: store_through_proxy(given["address"], given["alias"], given["dataset"], given["username"])
+        case "schedule":
+            return lambda: schedule(Path(given["path"]), given["max_age_seconds"])
         case kind:
             return lambda: health(kind, given["address"], given["path"])
 
@@ -168,6 +170,24 @@ def store_through_proxy(address: str, alias: str, dataset: str, username: str) -
     host, _, port = address.rpartition(":")
     rows = rows_through(Endpoint(host, int(port)), alias, dataset, username, ANSWER_SECONDS)
     return f"the proxy at {address} reaches {alias}, {rows} rows"
+
+
+def schedule(state_file: Path, max_age_seconds: float) -> str:
+    """Read what the service that trains by itself does next and did last.
+
+    Raises:
+        Unavailable: it says nothing, or has not looked at its schedule for too long.
+    """
+    from icosfl.fleet.retraining import read_note
+
+    note = read_note(state_file)
+    age = time.time() - note.looked
+    if age > max_age_seconds:
+        raise Unavailable(
+            f"it looked at its schedule {age:.0f} s ago, at most {max_age_seconds:g} s are wanted",
+            cure="see the service's log, and icosfl status",
+        )
+    return note.line
 
 
 def _stranger(url: str, words: str) -> Unavailable:

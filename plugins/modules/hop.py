@@ -27,7 +27,7 @@ options:
         description: The question.
         type: str
         required: true
-        choices: [redis, grpc, tcp, http, page, rows, supernodes, proxy]
+        choices: [redis, grpc, tcp, http, page, rows, supernodes, proxy, schedule]
       address:
         description: Host and port of the service (redis, grpc, tcp, http, proxy).
         type: str
@@ -35,14 +35,16 @@ options:
         description: The page to read (page, rows).
         type: str
       path:
-        description: The path to get (http), or a slash and the service to ask about (grpc), which may be none.
+        description: >-
+          The path to get (http), a slash and the service to ask about (grpc), which may be none, or the state file of
+          the service that trains by itself (schedule).
         type: str
         default: /
       metric:
         description: The metric that must be above 0 (page).
         type: str
       max_age_seconds:
-        description: How old the newest row may be (rows).
+        description: How old the newest row may be (rows), or the service's last look at its schedule (schedule).
         type: float
       home:
         description: Flower's home (supernodes).
@@ -98,7 +100,7 @@ QUESTION = {
     "kind": {
         "type": "str",
         "required": True,
-        "choices": ["redis", "grpc", "tcp", "http", "page", "rows", "supernodes", "proxy"],
+        "choices": ["redis", "grpc", "tcp", "http", "page", "rows", "supernodes", "proxy", "schedule"],
     },
     "address": {"type": "str"},
     "url": {"type": "str"},
@@ -120,6 +122,7 @@ NEEDS = [
     ("kind", "page", ["url", "metric"]),
     ("kind", "rows", ["url", "max_age_seconds"]),
     ("kind", "supernodes", ["home", "connection", "wanted"]),
+    ("kind", "schedule", ["path", "max_age_seconds"]),
     ("kind", "proxy", ["address", "alias", "dataset", "username"]),
 ]
 
