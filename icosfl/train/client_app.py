@@ -6,6 +6,7 @@ Every error of ours becomes a reply that says who refuses and why; Flower's own 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -35,7 +36,8 @@ def query(message: Message, context: Context) -> Message:
 
     def answer(node: NodeConfig, share: Share) -> RecordDict:
         job = work.Job(node, _settings(context), unpack(message.content, Question))
-        return pack(work.stand(job, share.take(_rows(node))))
+        rows = _rows(node)
+        return pack(work.stand(job, share.take(rows), work.staleness(node, rows, time.time_ns())))
 
     return _reply(message, context, answer)
 
@@ -82,11 +84,11 @@ def receive(node: NodeConfig, content: RecordDict, rows: Callable[[], Rows], sha
     model.check_suits(schema_of(node.series), node.period_seconds)
     try:
         own = share.take_at(rows(), handout.cutoff_ns, model.train_fraction)
-        evaluation = work.measure(model, node, own, handout.cutoff_ns)
+        evaluation, validation = work.measure_until(model, node, own, handout.cutoff_ns, handout.until_ns)
     except (NotReady, SchemaMismatch, Unavailable) as error:
         received = Received(node.host, model.digest, None, error.message, ())
     else:
-        received = Received(node.host, model.digest, evaluation.scores, "", ())
+        received = Received(node.host, model.digest, evaluation.scores, "", validation)
         if share.has_newest:
             save_evaluation(evaluation, node.models_dir)
     artifacts.save(model, node.models_dir)

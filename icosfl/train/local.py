@@ -98,24 +98,27 @@ def survey(rows: Rows, schema: Schema, plan: Plan, settings: TrainSettings) -> S
     )
 
 
-def prepare(rows: Rows, schema: Schema, plan: Plan, settings: TrainSettings, cutoff_ns: int) -> Windows:
-    """Make the windows that a node trains on.
+def prepare(  # noqa: PLR0913, PLR0917 (which rows, how they are looked at, and how they are cut)
+    rows: Rows, schema: Schema, plan: Plan, settings: TrainSettings, cutoff_ns: int, until_ns: int
+) -> Prepared:
+    """Make the windows that a node trains on, and held-out ones of the rows from the cutoff up to `until_ns`.
 
-    Nothing after the cutoff has a part in them: they are made of the rows up to it alone. Whether enough rows lie after
-    it, `survey` said before the run.
+    Nothing after the cutoff has a part in the training windows: they are made of the rows up to it alone. Whether
+    enough rows lie after it, `survey` said before the run.
 
     Raises:
-        NotReady: too few windows; the message names the series, and what is there and what is needed.
+        NotReady: too few training windows; the message names the series, and what is there and what is needed.
         SchemaMismatch: the schema lacks a series of the plan.
     """
     selected = select(rows, schema, plan.names)
-    _, train = _training_part(selected, plan, cutoff_ns)
+    has, train = _training_part(selected, plan, cutoff_ns)
     reason = _shortfall(selected, plan, settings, len(train), None)
     if reason is not None:
         raise NotReady(
             reason, cure="wait for more rows, or train with a shorter window, nearer horizons or a lower min-windows"
         )
-    return train
+    held_out = _held_out_part(_until(selected, until_ns), plan, has, cutoff_ns)
+    return Prepared(schema.select(plan.names), has, train, held_out, cutoff_ns)
 
 
 def cut(rows: Rows, schema: Schema, plan: Plan, cutoff_ns: int) -> Prepared:

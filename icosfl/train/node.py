@@ -5,20 +5,23 @@ Flower and stores stay outside. Importing this does not import torch: what a que
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from icosfl.config import NodeConfig, schema_of
 from icosfl.errors import NotReady, SchemaMismatch
+from icosfl.process.clean import NANOSECONDS
 from icosfl.schema import Rows, Schema
 from icosfl.train.artifact import Artifact, now_utc
 from icosfl.train.baselines import Baselines
 from icosfl.train.evaluation import Evaluation
 from icosfl.train.linear import fit_blend, fit_common
 from icosfl.train.local import Plan, cut, cutoff_of, prepare, survey
-from icosfl.train.messages import Arrays, Question, Standing, Task, Trained, Update
-from icosfl.train.scores import evaluate
+from icosfl.train.messages import Arrays, Level, Question, Standing, Task, Trained, Update
+from icosfl.train.scores import score
 from icosfl.train.settings import TrainSettings
 from icosfl.train.shape import ModelShape
+from icosfl.train.validation import levels, validation_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,25 @@ def shape_of(settings: TrainSettings, plan: Plan) -> ModelShape:
     )
 
 
-def stand(job: Job, rows: Rows) -> Standing:
-    """Say what the node can bring to a run."""
+def staleness(node: NodeConfig, rows: Rows, now_ns: int) -> str:
+    """Why the newest of a host's rows is too old for a run to learn anything of now; "" when it is not.
+
+    Args:
+        node: Says how old it may be.
+        rows: All rows of the host, also where several SuperNodes share them: old ones are the older parts' lot.
+        now_ns: Nanoseconds since the epoch.
+    """
+    age = 0.0 if len(rows) == 0 else (now_ns - int(rows.times[-1])) / NANOSECONDS
+    if age <= node.stale_after_seconds:
+        return ""
+    return (
+        f"its newest row is {age:.0f} s old, more than {node.stale_after_seconds:g} s: see whether host_metrics and "
+        "otlp_bridge run there"
+    )
+
+
+def stand(job: Job, rows: Rows, stale: str = "") -> Standing:
+    """Say what the node can bring to a run; it cannot take part when its rows are `stale` (see `staleness`)."""
     found = survey(rows, job.schema, job.plan, job.settings)
     return Standing(
         host=job.node.host,
@@ -86,36 +106,42 @@ def stand(job: Job, rows: Rows) -> Standing:
         cutoff_ns=found.cutoff_ns,
         train_windows=found.train_windows,
         series=found.present,
-        reason=found.reason or "",
+        reason="; ".join(reason for reason in (stale, found.reason) if reason),
     )
 
 
 def train(job: Job, rows: Rows, task: Task, arrays: Arrays) -> Update:
-    """Train the arrays on the rows up to the task's cutoff.
+    """Measure the arrays as they came on the rows after the task's cutoff, then train them on those up to it.
 
     Raises:
         NotReady: there are too few rows by now.
         SchemaMismatch: the arrays are not those of the run's model.
         RunFailed: training diverged.
     """
-    from icosfl.train.loop import fit
+    from icosfl.train.loop import fit, predict
     from icosfl.train.model import build, load_arrays, take_common, to_arrays
 
+    started = time.monotonic()
     settings = job.settings
-    windows = prepare(rows, job.schema, job.plan, settings, task.cutoff_ns)
+    prepared = prepare(rows, job.schema, job.plan, settings, task.cutoff_ns, task.until_ns)
     model = build(job.shape, settings.seed)
     load_arrays(model, arrays)
+    windows, linear = prepared.train, fit_blend(prepared.train)
+    measured = prepared.held_out.pick(validation_part(prepared.held_out, task.until_ns))
+    validation = levels(prepared.schema, measured, predict(model, linear, measured.inputs, measured.last_times))
+    del prepared, measured  # before the windows to train on are looked at: memory
     take_common(model, fit_common(windows))
     report = fit(
         model,
         windows,
-        fit_blend(windows),
+        linear,
         epochs=settings.local_epochs,
-        learning_rate=settings.learning_rate,
+        learning_rate=task.learning_rate,
         batch_size=settings.batch_size,
         seed=settings.seed + task.round,
+        proximal_mu=task.proximal_mu,
     )
-    trained = Trained(job.node.host, task.version, report.loss, report.seconds, ())
+    trained = Trained(job.node.host, task.version, report.loss, time.monotonic() - started, validation)
     return Update(trained, list(to_arrays(model)), report.examples)
 
 
@@ -132,6 +158,26 @@ def measure(artifact: Artifact, node: NodeConfig, rows: Rows, cutoff_ns: int | N
         NotReady: there is no window on one side of the cutoff.
         SchemaMismatch: the node lacks a series of the model.
     """
+    return measure_until(artifact, node, rows, cutoff_ns, None)[0]
+
+
+def measure_until(
+    artifact: Artifact, node: NodeConfig, rows: Rows, cutoff_ns: int | None, until_ns: int | None
+) -> tuple[Evaluation, tuple[Level, ...]]:
+    """Measure a model as `measure` does, and as a run's rounds did: by the validation rows up to `until_ns`.
+
+    Args:
+        artifact: The model.
+        node: Whose rows these are.
+        rows: All rows of the node's store.
+        cutoff_ns: As in `measure`.
+        until_ns: As in `icosfl.train.validation.validation_part`.
+
+    Raises:
+        NotReady: there is no window on one side of the cutoff.
+        SchemaMismatch: the node lacks a series of the model.
+    """
+    from icosfl.train.loop import predict
     from icosfl.train.model import build, load_arrays
 
     plan = artifact.plan(node.max_gap_seconds)
@@ -145,5 +191,10 @@ def measure(artifact: Artifact, node: NodeConfig, rows: Rows, cutoff_ns: int | N
     model = build(artifact.shape, seed=0)
     load_arrays(model, artifact.arrays)
     linear, baselines = fit_blend(prepared.train), Baselines.fit(prepared.train)
-    scores = evaluate(model, linear, baselines, prepared.schema, prepared.train, prepared.held_out)
-    return Evaluation(artifact.digest, now_utc(), cutoff, scores, baselines, linear)
+    held_out = prepared.held_out
+    quantiles = predict(model, linear, held_out.inputs, held_out.last_times)
+    simple = baselines.predict(held_out.inputs, held_out.seasonal)
+    scores = score(prepared.schema, prepared.train, held_out, quantiles, simple)
+    part = validation_part(held_out, until_ns)
+    validation = levels(prepared.schema, held_out.pick(part), quantiles[part])
+    return Evaluation(artifact.digest, now_utc(), cutoff, scores, baselines, linear), validation

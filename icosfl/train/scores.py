@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass as checked
 from icosfl.errors import SchemaMismatch
 from icosfl.process.clean import LARGEST_VALUE, NANOSECONDS
 from icosfl.process.windows import Windows
-from icosfl.schema import Schema, Series, Values
+from icosfl.schema import Schema, Series, Times, Values
 from icosfl.train.baselines import GLOBAL, NAMES, Baselines
 from icosfl.train.linear import Linear
 from icosfl.train.shape import QUANTILES
@@ -251,7 +251,7 @@ def score(
         SchemaMismatch: the parts are of different shapes.
     """
     _check(schema, train, held_out, quantiles, predictions)
-    older = _older_half(held_out)
+    older = older_half(held_out.last_times)
     steps = mean_steps(train)
     scores = []
     for column, series in enumerate(schema.series):
@@ -306,11 +306,11 @@ def errors_of(targets: Values, forecasts: Values, step: float) -> Errors:
         forecasts: What had been said of it.
         step: Mean absolute step of the training part (`mean_steps`): the unit of MASE.
     """
-    distances = _distances(targets, forecasts)
+    residuals = distances(targets, forecasts)
     sizes = np.abs(targets) + np.abs(forecasts)
-    smape = 200 * float((distances / np.where(sizes > 0, sizes, 1.0)).mean())
-    mae = float(distances.mean())
-    return Errors(mae, _rmse(distances), min(smape, 200.0), _ratio(mae, step))
+    smape = 200 * float((residuals / np.where(sizes > 0, sizes, 1.0)).mean())
+    mae = float(residuals.mean())
+    return Errors(mae, root_mean_square(residuals), min(smape, 200.0), _ratio(mae, step))
 
 
 def offsets(below: Values, above: Values) -> tuple[float, float] | None:
@@ -328,6 +328,29 @@ def offsets(below: Values, above: Values) -> tuple[float, float] | None:
     if rank == 0:
         return None
     return float(np.sort(below)[rank - 1]), float(np.sort(above)[-rank])
+
+
+def older_half(last_times: Times) -> NDArray[np.bool_]:
+    """Which windows are validation, shape [n]; at any one horizon, they are those whose targets are older."""
+    if len(last_times) == 0:
+        return np.zeros(0, np.bool_)
+    return np.asarray(last_times < np.sort(last_times)[len(last_times) // 2], np.bool_)
+
+
+def sound(values: Values) -> NDArray[np.bool_]:
+    """Which values are there, and none that only overflows."""
+    return np.asarray(np.abs(values) <= LARGEST_VALUE, np.bool_)
+
+
+def distances(targets: Values, forecasts: Values) -> Values:
+    """Absolute errors; those that are no larger than rounding count as none."""
+    residuals = np.abs(targets - forecasts)
+    return np.asarray(np.where(residuals <= ROUNDING * np.abs(targets), 0.0, residuals))
+
+
+def root_mean_square(residuals: Values) -> float:
+    """Of residuals [n], n at least 1."""
+    return float(np.sqrt((residuals**2).mean()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -366,24 +389,12 @@ def _check(
             raise SchemaMismatch(f"{name} forecasts of shape {values.shape} are not of targets of shape {shape}")
 
 
-def _older_half(windows: Windows) -> NDArray[np.bool_]:
-    """Which windows are validation, shape [n]; at any one horizon, they are those whose targets are older."""
-    if len(windows) == 0:
-        return np.zeros(0, np.bool_)
-    return np.asarray(windows.last_times < np.sort(windows.last_times)[len(windows) // 2], np.bool_)
-
-
 def _points(targets: Values, older: NDArray[np.bool_], quantiles: Values, predictions: Mapping[str, Values]) -> _Points:
-    usable = _sound(targets) & _sound(quantiles).all(axis=1)
+    usable = sound(targets) & sound(quantiles).all(axis=1)
     told = quantiles[usable]
     simple = {name: values[usable] for name, values in predictions.items()}
-    able = {name: values for name, values in simple.items() if bool(_sound(values).all())}
+    able = {name: values for name, values in simple.items() if bool(sound(values).all())}
     return _Points(targets[usable], older[usable], told, {GLOBAL: told[:, len(QUANTILES) // 2], **able})
-
-
-def _sound(values: Values) -> NDArray[np.bool_]:
-    """Which values are there, and none that only overflows."""
-    return np.asarray(np.abs(values) <= LARGEST_VALUE, np.bool_)
 
 
 def _first_seen(inputs: Values, since: NDArray[np.int64]) -> Values:
@@ -396,8 +407,8 @@ def _first_seen(inputs: Values, since: NDArray[np.int64]) -> Values:
 def _score(series: Series, horizon: tuple[int, float], points: _Points, step: float) -> Score:
     older, newer = points.older, ~points.older
     validation_count, count = int(older.sum()), int(newer.sum())
-    residuals = {name: _distances(points.targets, values) for name, values in points.forecasts.items()}
-    validation = {name: _rmse(values[older]) for name, values in residuals.items() if validation_count}
+    residuals = {name: distances(points.targets, values) for name, values in points.forecasts.items()}
+    validation = {name: root_mean_square(values[older]) for name, values in residuals.items() if validation_count}
     chosen = min(validation, key=validation.__getitem__) if validation_count >= FEWEST_POINTS else GLOBAL
     lower, upper = points.ends(chosen)
     moved = offsets((points.targets - lower)[older], (points.targets - upper)[older])
@@ -432,16 +443,6 @@ def _held(points: _Points, chosen: str, moved: tuple[float, float]) -> tuple[flo
     below, above = (ends[newer] for ends in points.ends(chosen))
     lower, upper = np.minimum(below + moved[0], forecasts), np.maximum(above + moved[1], forecasts)
     return float(((targets >= lower) & (targets <= upper)).mean()), float((upper - lower).mean())
-
-
-def _distances(targets: Values, forecasts: Values) -> Values:
-    """Absolute errors; those that are no larger than rounding count as none."""
-    distances = np.abs(targets - forecasts)
-    return np.asarray(np.where(distances <= ROUNDING * np.abs(targets), 0.0, distances))
-
-
-def _rmse(residuals: Values) -> float:
-    return float(np.sqrt((residuals**2).mean()))
 
 
 def _skill(model: Errors, baseline: Errors) -> float | None:

@@ -21,7 +21,7 @@ from icosfl.store.memory import MemoryStore
 from icosfl.train import client_app, node
 from icosfl.train.artifact import Artifact, load_latest
 from icosfl.train.linear import fit_common
-from icosfl.train.local import cutoff_of, prepare
+from icosfl.train.local import cut, cutoff_of
 from icosfl.train.messages import Standing, Task, Update
 from icosfl.train.records import pack, pack_update, unpack, unpack_arrays
 from icosfl.train.settings import TrainSettings
@@ -185,7 +185,7 @@ def test_the_common_part_is_the_mean_of_the_nodes_own(controller: Controller) ->
     for number in (11, 12):
         job = node.Job(made_up.node_config(controller.directory, "x"), settings, made_up.QUESTION)
         rows = controller.nodes[number].rows
-        train = prepare(rows, job.schema, job.plan, settings, cutoff_of(rows, 0.75))
+        train = cut(rows, job.schema, job.plan, cutoff_of(rows, 0.75)).train
         own.append(fit_common(train).weights[0])
         counts.append(len(train))
     np.testing.assert_allclose(artifact.arrays[0][0], np.average(own, axis=0, weights=counts), rtol=1e-4, atol=1e-6)

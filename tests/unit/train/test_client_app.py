@@ -17,16 +17,18 @@ from icosfl.process.windows import Windows, make_windows
 from icosfl.schema import Rows
 from icosfl.store.memory import MemoryStore
 from icosfl.train import client_app, local, node
-from icosfl.train.artifact import load_latest
+from icosfl.train.artifact import from_bytes, load_latest
 from icosfl.train.evaluation import load_evaluation
-from icosfl.train.linear import fit_common
+from icosfl.train.linear import fit_blend, fit_common
 from icosfl.train.local import prepare
+from icosfl.train.loop import predict
 from icosfl.train.messages import Handout, Question, Received, Refused, Standing, Task, Update
-from icosfl.train.model import build, to_arrays
+from icosfl.train.model import build, load_arrays, to_arrays
 from icosfl.train.records import array_record, pack, pack_arrays, pack_model, unpack, unpack_reply, unpack_update
 from icosfl.train.settings import TrainSettings
 from support import made_up
 
+HALF = {"part": 1, "parts": 2}
 SERIES_CURE = "correct icosfl_series in group_vars, or what names series of it"
 
 
@@ -34,12 +36,16 @@ SERIES_CURE = "correct icosfl_series in group_vars, or what names series of it"
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeConfig:
     """A node whose configuration file is where the environment says, and whose store holds 200 rows."""
     own = made_up.node_config(tmp_path, "worker-1")
-    data = asdict(own) | {"models_dir": str(own.models_dir), "runs_dir": str(own.runs_dir)}
-    path = tmp_path / "node.toml"
-    path.write_text(tomli_w.dumps(data), encoding="utf-8")
-    monkeypatch.setenv(NODE_CONFIG_VARIABLE, str(path))
+    write(own, monkeypatch)
     fill(monkeypatch, made_up.rows(200))
     return own
+
+
+def write(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = asdict(config) | {"models_dir": str(config.models_dir), "runs_dir": str(config.runs_dir)}
+    path = config.models_dir.parent.with_suffix(".toml")
+    path.write_text(tomli_w.dumps(data), encoding="utf-8")
+    monkeypatch.setenv(NODE_CONFIG_VARIABLE, str(path))
 
 
 def fill(monkeypatch: pytest.MonkeyPatch, rows: Rows) -> None:
@@ -61,10 +67,19 @@ def ask(kind: str, content: RecordDict, node_config: Any = None, **changes: Any)
     return client_app.app(message, context).content
 
 
-def task(arrays_of: NodeConfig, number: int = 1, **changes: Any) -> RecordDict:
+def task(
+    arrays_of: NodeConfig,
+    number: int = 1,
+    *,
+    cutoff: int = 149,
+    until: int = 199,
+    rate: float = 0.01,
+    mu: float = 0.0,
+    **changes: Any,
+) -> RecordDict:
     job = node.Job(arrays_of, TrainSettings.from_run_config(made_up.RUN_CONFIG | changes), made_up.QUESTION)
     times = made_up.rows(200).times
-    value = Task(f"run/{number}", number, made_up.QUESTION, int(times[149]), int(times[199]), 0.01)
+    value = Task(f"run/{number}", number, made_up.QUESTION, int(times[cutoff]), int(times[until]), rate, mu)
     return pack_arrays(value, array_record(to_arrays(build(job.shape, 1))))
 
 
@@ -101,6 +116,36 @@ def test_a_node_with_too_few_rows_says_how_many_it_needs(monkeypatch: pytest.Mon
 
     assert isinstance(standing, Standing)
     assert "there are 20 rows" in standing.reason
+
+
+def test_a_host_whose_rows_ended_long_ago_is_not_ready_and_says_how_old_they_are(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(replace(config, stale_after_seconds=30.0), monkeypatch)
+    newest = int(made_up.rows(200).times[-1])
+    monkeypatch.setattr(client_app.time, "time_ns", lambda: newest + 90 * 10**9)
+
+    whole, older = (unpack_reply(ask("query", pack(made_up.QUESTION), part), Standing) for part in (None, HALF))
+
+    assert isinstance(whole, Standing)
+    assert isinstance(older, Standing)
+    assert whole.reason == (
+        "its newest row is 90 s old, more than 30 s: see whether host_metrics and otlp_bridge run there"
+    )
+    assert older.reason.startswith("its newest row is 90 s old")
+
+
+def test_the_older_part_of_a_host_is_ready_when_the_host_s_newest_rows_are_fresh(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(replace(config, stale_after_seconds=30.0), monkeypatch)
+    newest = int(made_up.rows(200).times[-1])
+    monkeypatch.setattr(client_app.time, "time_ns", lambda: newest + 5 * 10**9)
+
+    standing = unpack_reply(ask("query", pack(made_up.QUESTION), HALF), Standing)
+
+    assert isinstance(standing, Standing)
+    assert (standing.newest, standing.reason) == (made_up.rows(200).times[99], "")
 
 
 @pytest.mark.usefixtures("config")
@@ -210,7 +255,8 @@ def test_training_returns_the_common_part_of_the_series_that_the_node_has(config
     assert isinstance(update, Update)
     cpu, power = update.arrays[0]
     job = node.Job(config, TrainSettings.from_run_config(made_up.RUN_CONFIG), made_up.QUESTION)
-    train = prepare(made_up.rows(200), job.schema, job.plan, job.settings, int(made_up.rows(200).times[149]))
+    rows = made_up.rows(200)
+    train = prepare(rows, job.schema, job.plan, job.settings, int(rows.times[149]), int(rows.times[149])).train
     np.testing.assert_allclose(cpu, fit_common(train).weights[0], rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(power, before[1])
 
@@ -251,7 +297,9 @@ def test_training_looks_at_no_row_after_the_cutoff(config: NodeConfig, monkeypat
     assert all((one == two).all() for one, two in zip(first.arrays, second.arrays, strict=True))
 
 
-def test_training_makes_no_held_out_windows(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_makes_no_window_of_rows_after_those_that_it_is_measured_on(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[int] = []
 
     def watched(*given: Any) -> Windows:
@@ -261,10 +309,94 @@ def test_training_makes_no_held_out_windows(config: NodeConfig, monkeypatch: pyt
 
     monkeypatch.setattr(local, "make_windows", watched)
 
-    update = unpack_update(ask("train", task(config)))
+    update = unpack_update(ask("train", task(config, until=179)))
 
     assert isinstance(update, Update)
-    assert made == [made_up.rows(200).times[149 - 5]]
+    assert made == [made_up.rows(200).times[149 - 5], made_up.rows(200).times[179 - 5]]
+
+
+def test_a_node_measures_the_arrays_as_they_came_before_it_trains_them(config: NodeConfig) -> None:
+    content = task(config, until=189)
+
+    update = unpack_update(ask("train", content))
+
+    assert isinstance(update, Update)
+    rows = Rows(made_up.rows(200).times[:190], made_up.rows(200).values[:190])
+    job = node.Job(config, TrainSettings.from_run_config(made_up.RUN_CONFIG), made_up.QUESTION)
+    prepared = local.cut(rows, job.schema, job.plan, int(rows.times[149]))
+    model = build(job.shape, 1)
+    load_arrays(model, content.array_records["arrays"].to_numpy_ndarrays())
+    older = prepared.held_out.pick(np.arange(36) < 18)  # from 145 to 189 - 5, and the older half of them
+    forecasts = predict(model, fit_blend(prepared.train), older.inputs, older.last_times)[:, :, 0, 1]
+    for row, level in enumerate(update.trained.validation):
+        assert (level.series, level.horizon_steps, level.count) == ("cpu_usage", (1, 5)[row], 18)
+        targets = older.targets[:, row, 0]
+        assert level.rmse == pytest.approx(np.sqrt(((targets - forecasts[:, row]) ** 2).mean()))
+        assert level.persistence == pytest.approx(np.sqrt(((targets - older.inputs[:, -1, 0]) ** 2).mean()))
+    assert len(update.trained.validation) == 2
+
+
+def test_rows_that_came_since_the_run_began_change_no_round_s_measure(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = unpack_update(ask("train", task(config)))
+    fill(monkeypatch, made_up.rows(260))
+
+    second = unpack_update(ask("train", task(config)))
+
+    assert isinstance(first, Update)
+    assert isinstance(second, Update)
+    assert first.trained.validation
+    assert first.trained.validation == second.trained.validation
+
+
+def test_a_node_without_rows_to_measure_on_trains_all_the_same(config: NodeConfig) -> None:
+    update = unpack_update(ask("train", task(config, until=149)))
+
+    assert isinstance(update, Update)
+    assert update.trained.validation == ()
+
+
+def test_a_part_of_a_host_is_measured_on_its_own_rows_alone(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = made_up.rows(200)
+    changed.values[100:, 0] = 0.0  # of the second part
+    content = task(config, cutoff=74, until=99)
+
+    first = unpack_update(ask("train", content, {"part": 1, "parts": 2}))
+    fill(monkeypatch, changed)
+    second = unpack_update(ask("train", content, {"part": 1, "parts": 2}))
+
+    assert isinstance(first, Update)
+    assert isinstance(second, Update)
+    assert [level.count for level in first.trained.validation] == [10, 10]
+    assert first.trained == replace(second.trained, seconds=first.trained.seconds)
+
+
+def test_the_task_says_how_fast_a_node_learns(config: NodeConfig) -> None:
+    content = task(config, rate=1e-9)
+
+    update = unpack_update(ask("train", content))
+
+    assert isinstance(update, Update)
+    before = content.array_records["arrays"].to_numpy_ndarrays()
+    for array, old in zip(update.arrays[1:], before[1:], strict=True):
+        np.testing.assert_allclose(array, old, atol=1e-7)
+
+
+def test_a_proximal_term_keeps_the_weights_near_those_that_came(config: NodeConfig) -> None:
+    free, held = (unpack_update(ask("train", task(config, mu=mu), local_epochs=8)) for mu in (0.0, 10.0))
+
+    assert isinstance(free, Update)
+    assert isinstance(held, Update)
+    began = task(config).array_records["arrays"].to_numpy_ndarrays()
+    moved = [
+        sum(float(((array - old) ** 2).sum()) for array, old in zip(update.arrays[1:], began[1:], strict=True))
+        for update in (free, held)
+    ]
+    assert moved[1] < moved[0] / 2
+    np.testing.assert_array_equal(free.arrays[0], held.arrays[0])  # the linear part is not learned step by step
 
 
 def test_too_few_training_windows_by_now_are_refused_in_training_too(
@@ -331,7 +463,8 @@ def test_supernodes_that_share_a_host_keep_one_model_and_the_evaluation_of_the_n
 
     newest, oldest = (
         unpack_reply(
-            ask("evaluate", pack_model(Handout(int(times[cutoff]), None, 20), model), {"part": part, "parts": 2}), Received
+            ask("evaluate", pack_model(Handout(int(times[cutoff]), None, 20), model), {"part": part, "parts": 2}),
+            Received,
         )
         for part, cutoff in ((2, 170), (1, 70))
     )
@@ -344,6 +477,22 @@ def test_supernodes_that_share_a_host_keep_one_model_and_the_evaluation_of_the_n
     evaluation = load_evaluation(config.models_dir, newest.digest)
     assert evaluation is not None
     assert evaluation.cutoff_ns == times[170]
+
+
+def test_the_receipt_says_what_a_round_would_have_said_of_the_same_arrays(config: NodeConfig, model: bytes) -> None:
+    times = made_up.rows(200).times
+    arrays = array_record(from_bytes(model, "the model").arrays)
+    update = unpack_update(ask("train", pack_arrays(unpack(task(config, until=189), Task), arrays)))
+
+    handout = pack_model(Handout(int(times[149]), int(times[189]), 20), model)
+    received = unpack_reply(ask("evaluate", handout), Received)
+
+    assert isinstance(update, Update)
+    assert isinstance(received, Received)
+    assert len(received.validation) == 2
+    for told, trained in zip(received.validation, update.trained.validation, strict=True):
+        assert replace(told, rmse=0.0) == replace(trained, rmse=0.0)
+        assert told.rmse == pytest.approx(trained.rmse)
 
 
 @pytest.mark.parametrize("problem", [NotReady("no"), SchemaMismatch("no"), StoreUnavailable("no")])
@@ -375,7 +524,9 @@ def test_a_model_that_can_never_forecast_on_a_node_is_neither_measured_nor_kept(
     config: NodeConfig, model: bytes, change: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(SchemaMismatch, match=reason):
-        client_app.receive(replace(config, **change), pack_model(Handout(None, None, 20), model), lambda: made_up.rows(200))
+        client_app.receive(
+            replace(config, **change), pack_model(Handout(None, None, 20), model), lambda: made_up.rows(200)
+        )
 
     assert load_latest(config.models_dir) is None
 

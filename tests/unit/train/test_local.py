@@ -99,7 +99,7 @@ def test_held_out_targets_all_lie_after_the_cutoff_and_its_inputs_reach_back(
 
     prepared = cut(rows, schema, plan, cutoff)
 
-    assert len(prepare(rows, schema, plan, settings, cutoff)) == len(prepared.train)
+    assert len(prepare(rows, schema, plan, settings, cutoff, cutoff).train) == len(prepared.train)
     assert len(prepared.train) == 180 - 10 - 5 + 1
     assert (prepared.train.last_times + 5 * SECOND).max() == cutoff
     assert len(prepared.held_out) == 60 - (5 - 1)
@@ -187,7 +187,7 @@ def test_too_few_rows_are_not_ready_and_the_reason_has_the_numbers(
     assert f"need {needed} rows, one every 1 s" in found.reason
     assert f"there are {count} rows, with a value in cpu_usage {count}, memory_usage {count}, power 0" in found.reason
     with pytest.raises(NotReady) as caught:
-        prepare(rows, schema, plan, settings, cutoff_of(rows, settings.train_fraction))
+        prepare(rows, schema, plan, settings, cutoff_of(rows, settings.train_fraction), int(rows.times[-1]))
     assert caught.value.message == re.sub(r" and \d+ of \d+ held-out windows", "", found.reason)
     assert caught.value.cure
 
@@ -306,7 +306,7 @@ def test_nan_and_infinite_values_are_gaps(
     rows = make_rows(240)
     rows.values[50, 0], rows.values[60:80, 0], rows.values[120, 1] = np.inf, np.nan, -np.inf
 
-    train = prepare(rows, schema, plan, settings, int(rows.times[179]))
+    train = prepare(rows, schema, plan, settings, int(rows.times[179]), int(rows.times[-1])).train
 
     assert np.isfinite(train.inputs[:, :, :2]).all()
     spanned = (train.last_times >= rows.times[60] - 5 * SECOND) & (train.last_times <= rows.times[79] + 9 * SECOND)

@@ -318,6 +318,20 @@ def test_a_wild_value_does_not_spoil_the_model(windows_of: MakeWindows) -> None:
     assert all(np.isfinite(array).all() for array in to_arrays(model))
 
 
+def test_a_proximal_term_holds_the_weights_but_is_no_part_of_the_loss_that_is_told(windows_of: MakeWindows) -> None:
+    windows = windows_of(logistic(400))
+    linear, began = fit_blend(windows), to_arrays(fresh())
+    losses, moved = [], []
+    for mu in (0.0, 1e3):
+        model = fresh()
+        report = fit(model, windows, linear, epochs=1, learning_rate=1e-3, batch_size=64, seed=1, proximal_mu=mu)
+        losses.append(report.loss)
+        moved.append(max(float(np.abs(one - two).max()) for one, two in zip(to_arrays(model), began, strict=True)))
+
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert moved[1] < 0.7 * moved[0]
+
+
 def test_a_training_that_diverges_says_so(windows_of: MakeWindows) -> None:
     windows = windows_of(logistic(300))
 

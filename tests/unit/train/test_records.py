@@ -79,7 +79,9 @@ def test_scores_that_are_none_are_refused_when_they_come(scores: object) -> None
 
 
 def update() -> Update:
-    return Update(Trained("a", "run/1", 0.5, 1.0, (LEVEL,)), [np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(3)], 12)
+    return Update(
+        Trained("a", "run/1", 0.5, 1.0, (LEVEL,)), [np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(3)], 12
+    )
 
 
 def test_an_update_comes_back_with_its_arrays_and_examples() -> None:
