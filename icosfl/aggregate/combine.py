@@ -9,6 +9,7 @@ takes the network whole, from one node.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ from icosfl.train.settings import CURE
 from icosfl.train.shape import QUANTILES, Array, ModelShape
 
 __all__ = ["Combined", "Combiner", "Contribution", "least_updates"]
+
+logger = logging.getLogger(__name__)
 
 # Rules that hold against bad nodes. None is a mean, and the noise of differential privacy is made for means.
 ROBUST = (FEDMEDIAN, FEDTRIMMEDAVG, KRUM)
@@ -205,6 +208,9 @@ class Combiner:
         Each block goes by the rule, or by the median where too few nodes taught it for the rule; what no node taught,
         or too few for a vote, stays as it was.
         """
+        if self._robust and len(kept) < _enough(self._settings):
+            name = self._settings.strategy
+            logger.warning("round %s: %s updates are too few for %s, the median counts", server_round, len(kept), name)
         new = old.copy()
         used: set[str] = set()
         values = [_flat(one.arrays) for one in kept]
@@ -245,9 +251,9 @@ class Combiner:
         """The rule for a block of so many updates; None: they are too few for any."""
         if not self._robust:
             return _mean()
-        if updates < LEAST_ROBUST:
+        if updates < self.least:
             return None
-        return self._rule if updates >= self.least else FedMedian(weighted_by_key=EXAMPLES)
+        return self._rule if updates >= _enough(self._settings) else FedMedian(weighted_by_key=EXAMPLES)
 
     def _noised(self, server_round: int, old: _Numbers, kept: Sequence[Contribution]) -> _Numbers:
         """The mean of the updates, each clipped as a whole and counted once, with noise on every number."""
@@ -291,17 +297,24 @@ class Combiner:
 
 
 def least_updates(settings: CombineSettings) -> int:
-    """How few updates a strategy combines.
+    """How few updates a strategy combines: a robust one so many that a median of them outvotes the bad ones."""
+    if settings.strategy not in ROBUST:
+        return 1
+    return max(LEAST_ROBUST, 2 * settings.malicious_nodes + 1) if settings.strategy == KRUM else LEAST_ROBUST
+
+
+def _enough(settings: CombineSettings) -> int:
+    """Of how many updates a robust rule does better than the median.
 
     Krum holds against f bad nodes of at least 2f + 3. A trimmed mean trims none of so few that its share is less than
-    one. A median of two is their mean.
+    one: it is no more than the mean then.
     """
     if settings.strategy == KRUM:
         return 2 * settings.malicious_nodes + 3
     if settings.strategy == FEDTRIMMEDAVG:
         nodes = math.ceil(1 / settings.trimmed_share)
-        return max(LEAST_ROBUST, nodes if int(settings.trimmed_share * nodes) else nodes + 1)
-    return LEAST_ROBUST if settings.strategy == FEDMEDIAN else 1
+        return nodes if int(settings.trimmed_share * nodes) else nodes + 1
+    return LEAST_ROBUST
 
 
 def _rule(settings: CombineSettings) -> Strategy:
