@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icosfl.aggregate import experiments
+from icosfl.aggregate.experiments import Recorder, check_records, flat, last_points, open_recorder, points
+from icosfl.aggregate.progress import Absent, Failed, Finished, RoundDone
+from icosfl.aggregate.settings import RunSettings
+from icosfl.errors import ConfigError
+from support.made_up import RUN_CONFIG
+
+# tensorboard and mlflow use what their own dependencies deprecate
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::sqlalchemy.exc.SADeprecationWarning")
+
+RUN = "1234567890"
+TIME = "2026-11-22T10:00:0{}+00:00"
+FAILED = Failed(TIME.format(9), "no more nodes", "start them")
+
+
+def round_done(number: int, **changes: Any) -> RoundDone:
+    errors = {"global": {"mae": 1.0, "rmse": 2.0 / number, "smape": 3.0, "mase": None}}
+    score = {"series": "cpu_usage", "horizon_seconds": 60.0, "errors": errors, "coverage": None}
+    event = RoundDone(
+        time=TIME.format(number),
+        round=number,
+        of=3,
+        nodes=("alpha", "../beta"),
+        left_out=(Absent("gamma", "no reply"),),
+        loss=1.0 / number,
+        examples=100,
+        seconds=2.0,
+        digest="d" * 64,
+        evaluation={"scores": {"scores": [score]}},
+        skills={"alpha": 0.1 * number, "../beta": 0.3},
+        skill=0.2 * number,
+        seconds_by_node={"alpha": 1.5},
+        learning_rate=0.01,
+    )
+    return replace(event, **changes)
+
+
+def finished(rounds: int = 3, **changes: Any) -> Finished:
+    event = Finished(TIME.format(8), rounds, ("alpha",), (), "d" * 64, 9.0, round=rounds, skill=0.8)
+    return replace(event, **changes)
+
+
+def settings(records: str) -> RunSettings:
+    return RunSettings.from_run_config(RUN_CONFIG | {"experiment-records": records})
+
+
+def written_by_tensorboard(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(directory / RUN / "tensorboard"))
+    read.Reload()
+    return {
+        name: [(each.step, pytest.approx(each.value)) for each in read.Scalars(name)] for name in read.Tags()["scalars"]
+    }
+
+
+def mlflow_run(directory: Path) -> tuple[Any, Any]:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{directory}/experiments/mlflow.db")
+    experiment = client.get_experiment_by_name("icosfl")
+    (run,) = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+def written_by_mlflow(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    client, run = mlflow_run(directory)
+    return {
+        name: sorted(
+            (each.step, pytest.approx(each.value)) for each in client.get_metric_history(run.info.run_id, name)
+        )
+        for name in run.data.metrics
+    }
+
+
+def written_by_wandb(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.sdk.internal.datastore import DataStore
+
+    found: dict[str, list[tuple[int, float]]] = {}
+    (path,) = (directory / RUN / "wandb").glob("offline-run-*/*.wandb")
+    store = DataStore()
+    store.open_for_scan(str(path))
+    while (data := store.scan_data()) is not None:
+        record = Record()
+        record.ParseFromString(data)
+        values = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for name, value in values.items():
+            if name != "round" and not name.startswith("_"):
+                found.setdefault(name, []).append((values["round"], pytest.approx(value)))
+    store.close()
+    return found
+
+
+READERS: dict[str, Callable[[Path], dict[str, list[tuple[int, float]]]]] = {
+    "tensorboard": written_by_tensorboard,
+    "mlflow": written_by_mlflow,
+    "wandb": written_by_wandb,
+}
+
+
+@pytest.mark.parametrize("records", READERS)
+def test_the_store_s_own_reader_finds_what_the_rounds_said(tmp_path: Path, records: str) -> None:
+    pytest.importorskip(experiments._PACKAGES[records])
+    recorder = open_recorder(settings(records), RUN, tmp_path / RUN)
+    for number in (1, 2, 3):
+        recorder.round(round_done(number))
+    recorder.finish(finished())
+    assert recorder.trouble == ""
+    found = READERS[records](tmp_path)
+    assert found["loss"] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert found["skill"] == [(0, 0.2), (1, 0.4), (2, 0.6), (3, 0.8)]  # each of the model after that round
+    assert found["skill_by_node/alpha"] == [(0, 0.1), (1, 0.2), (2, 0.3)]
+    assert found["skill_by_node/___beta"] == [(0, 0.3), (1, 0.3), (2, 0.3)]
+    assert found["seconds_by_node/alpha"] == [(1, 1.5), (2, 1.5), (3, 1.5)]
+    assert found["left_out"] == [(1, 1.0), (2, 1.0), (3, 1.0)]
+    assert found["controller/cpu_usage_60s/global_rmse"] == [(1, 2.0), (2, 1.0), (3, 2 / 3)]
+    assert found["handed_out/round"] == [(3, 3.0)]
+    assert "epsilon" not in found
+
+
+@pytest.mark.parametrize("records", READERS)
+def test_a_resumed_run_is_one_run_whose_rounds_are_there_once(tmp_path: Path, records: str) -> None:
+    pytest.importorskip(experiments._PACKAGES[records])
+    died = open_recorder(settings(records), RUN, tmp_path / RUN)
+    died.round(round_done(1))
+    died.finish(None)
+    resumed = open_recorder(settings(records), RUN, tmp_path / RUN, [round_done(1), round_done(2)])
+    resumed.round(round_done(3))
+    resumed.finish(finished())
+    assert (died.trouble, resumed.trouble) == ("", "")
+    found = READERS[records](tmp_path)
+    assert found["loss"] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert found["skill"] == [(0, 0.2), (1, 0.4), (2, 0.6), (3, 0.8)]
+
+
+def test_mlflow_keeps_the_settings_and_how_the_run_ended(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    recorder = open_recorder(settings("mlflow"), RUN, tmp_path / RUN)
+    recorder.round(round_done(1))
+    recorder.finish(FAILED)
+    _, run = mlflow_run(tmp_path)
+    assert (run.info.status, run.info.run_name) == ("FAILED", RUN)
+    assert run.data.params["policy.quorum"] == "0.5"
+    assert run.data.params["train.hidden_size"] == "4"
+
+
+def test_without_records_nothing_is_written(tmp_path: Path) -> None:
+    recorder = open_recorder(settings("none"), RUN, tmp_path / RUN)
+    recorder.round(round_done(1))
+    recorder.finish(finished())
+    assert recorder.trouble == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("records", ["mlflow", "wandb", "tensorboard"])
+def test_a_release_without_the_package_says_which_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: str
+) -> None:
+    monkeypatch.setitem(sys.modules, experiments._PACKAGES[records], None)
+    with pytest.raises(ConfigError, match=f"experiment-records: '{records}' needs the package") as caught:
+        open_recorder(settings(records), RUN, tmp_path / RUN)
+    assert f"icosfl_release_extras: [{records}]" in caught.value.cure
+    check_records("none")
+
+
+class Broken:
+    """A store whose disk is full."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def write(self, points: Sequence[Any]) -> None:
+        self.calls.append("write")
+        raise OSError("no space left")
+
+    def close(self, good: bool) -> None:
+        self.calls.append("close")
+        raise RuntimeError("not open")
+
+
+def test_a_store_that_fails_is_told_of_once_and_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    store = Broken()
+    recorder = Recorder(lambda: store, [])
+    recorder.round(round_done(1))
+    recorder.round(round_done(2))
+    recorder.finish(FAILED)
+    recorder.finish(FAILED)
+    assert recorder.trouble == "OSError: no space left"
+    assert store.calls == ["write", "close"]
+    assert "the rounds are no longer recorded: OSError: no space left" in caplog.text
+
+
+def test_a_store_that_cannot_be_opened_does_not_end_the_run(tmp_path: Path) -> None:
+    (tmp_path / "experiments").write_text("in the way", encoding="utf-8")
+    pytest.importorskip("mlflow")
+    recorder = open_recorder(settings("mlflow"), RUN, tmp_path / RUN)
+    recorder.round(round_done(1))
+    recorder.finish(finished())
+    assert recorder.trouble.startswith("FileExistsError")
+
+
+def test_what_is_not_there_or_no_number_is_no_value() -> None:
+    event = round_done(2, skill=None, skills={"alpha": float("nan")}, learning_rate=None, evaluation={"skipped": "x"})
+    (at_round,) = points(event)
+    assert at_round.step == 2
+    assert set(at_round.values) == {"loss", "examples", "seconds", "nodes", "left_out", "seconds_by_node/alpha"}
+
+
+def test_the_last_model_s_skill_is_not_taken_for_that_of_another_that_is_handed_out() -> None:
+    (kept,) = last_points(finished(round=1, skill=0.9))
+    assert kept.values == {"handed_out/round": 1.0, "handed_out/skill": 0.9}
+    assert kept.step == 3
+
+
+def test_settings_become_plain_values_by_path() -> None:
+    assert flat({"a": {"b": 1, "c": {"d": None}}, "e": (1, 2)}) == {"a.b": 1, "a.c.d": "None", "e": "(1, 2)"}
