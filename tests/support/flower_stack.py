@@ -155,7 +155,9 @@ class FlowerStack:
 
     def _executor(self, plugin: str, app_io: Endpoint) -> list[str]:
         files = self.identities
-        command = _program("flower-superexec", f"--plugin-type={plugin}", f"--appio-api-address={app_io}")
+        ours = [sys.executable, "-m", "icosfl.fleet.executor"]
+        command = ours if plugin == "clientapp" else _program("flower-superexec")
+        command = [*command, f"--plugin-type={plugin}", f"--appio-api-address={app_io}"]
         command += [f"--superexec-auth-secret-file={files.secret}"]
         # A worker has no certificate: its ClientAppIo API is on loopback and asks for the secret.
         return [*command, f"--root-certificates={files.ca}" if plugin == "serverapp" else "--insecure"]
