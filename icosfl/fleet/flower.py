@@ -29,6 +29,8 @@ COMMAND_SECONDS = 60.0
 CALL_SECONDS = 10.0
 
 _FINISHED = "finished:"
+_STOPPED = "finished:stopped"
+_NOT_HEARD = "heartbeat"
 _UNREACHABLE = "unavailable"
 _KEY_IN_USE = "already in use"
 
@@ -46,6 +48,16 @@ class RunStatus:
     def over(self) -> bool:
         """Whether nothing will come of the run any more."""
         return self.status.startswith(_FINISHED)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody ended the run."""
+        return self.status == _STOPPED
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the SuperLink gave the run up because it did not hear of its ServerApp any more."""
+        return self.over and _NOT_HEARD in self.details.lower()
 
     def __str__(self) -> str:
         return f"{self.status.removeprefix(_FINISHED)}: {self.details}" if self.details else self.status
@@ -141,15 +153,19 @@ class Flower:
         Raises:
             Unavailable: the SuperLink does not answer.
             UserError: it knows no such run.
+            RunFailed: it does not end it.
         """
         from flwr.proto.control_pb2 import StopRunRequest
 
         try:
             with self._control() as control:
-                control.StopRun(StopRunRequest(run_id=_number(run_id)), timeout=CALL_SECONDS)
+                done = control.StopRun(StopRunRequest(run_id=_number(run_id)), timeout=CALL_SECONDS).success
         except UserError:
-            if not self.run_status(run_id).over:
+            done = self.run_status(run_id).over
+            if not done:
                 raise
+        if not done:
+            raise RunFailed(f"Flower does not end run {run_id}", cure="look at the SuperLink's log")
 
     def nodes(self) -> tuple[Node, ...]:
         """The SuperNodes that are registered, whether they are online or not.

@@ -19,6 +19,8 @@ from icosfl.fleet.flower import Flower, KeyRevoked, Node
 
 DRAIN_POLL_SECONDS = 1.0
 
+_READABLE = 0o644  # the keys are the public ones
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -102,7 +104,7 @@ def carry_out(flower: Flower, file: Path, hosts: Mapping[str, Iterable[str]], *,
         _register(flower, name, key)
     for node_id in todo.unregister.values():
         flower.unregister(node_id)
-    if dict(todo.names) != known:
+    if dict(todo.names) != known or _is_private(file):
         _write_names(file, todo.names)
     return todo
 
@@ -152,11 +154,20 @@ def read_names(file: Path) -> dict[str, str]:
     return names
 
 
+def _is_private(file: Path) -> bool:
+    """Whether only its owner may read the file: who submits a run is another user, and wants to name who is missing."""
+    try:
+        return file.stat().st_mode & _READABLE != _READABLE
+    except FileNotFoundError:
+        return False
+
+
 def _write_names(file: Path, names: Mapping[str, str]) -> None:
     try:
         number, scratch = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
         with os.fdopen(number, "w", encoding="utf-8") as stream:
             json.dump(dict(sorted(names.items())), stream, indent=1)
+            os.fchmod(number, _READABLE)
         Path(scratch).replace(file)
     except OSError as error:
         raise ConfigError(f"{file} cannot be written: {error.strerror}", cure="free disk on the controller") from error

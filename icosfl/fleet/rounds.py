@@ -1,7 +1,7 @@
 """`python -m icosfl.fleet.rounds`: submits a federated run and waits for its steps, on the controller's host.
 
-Each call prints one JSON line on standard output: the event that was waited for with its words in `line`, or what
-went wrong in `error` and `cure`; the exit code is then the error's.
+Each call prints one JSON line on standard output: what was waited for with its words in `line`, or what went wrong in
+`error` and `cure`; the exit code is then the error's. What happens meanwhile is told on standard error, and in `told`.
 """
 
 from __future__ import annotations
@@ -9,151 +9,30 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from icosfl.aggregate.progress import Event, Failed, Finished, Ready, RoundDone, read_progress
+from icosfl.aggregate.names import write_names
+from icosfl.aggregate.progress import Event, Finished, RoundDone, Stopped
+from icosfl.aggregate.settings import RESUME, RunSettings
 from icosfl.config import run_config
-from icosfl.errors import ConfigError, IcosflError, NotReady, RunFailed, Unavailable
-from icosfl.fleet.flower import Flower, RunStatus, Scalar
-from icosfl.train.settings import TrainSettings
+from icosfl.errors import ConfigError, IcosflError
+from icosfl.fleet.attendance import Attendance, attendance, wait_for_nodes
+from icosfl.fleet.awaiting import Step, until_finish, until_ready, until_round, wait_for
+from icosfl.fleet.flower import Flower, Scalar
+from icosfl.fleet.registry import read_names
+from icosfl.fleet.resumption import AUTO, NEVER, NEWEST
+from icosfl.fleet.submission import Reviver, Site, submit
 
-POLL_SECONDS = 0.25
-# How long the progress file may stand still before the SuperLink is asked whether the run still lives.
-STATUS_SECONDS = 10.0
 # A SuperNode that lost its SuperLink tries again at the latest after 20 s.
 NODES_SECONDS = 30.0
-# A run has said its last word a moment before Flower holds it for over; one that goes on longer is another's.
-ENDING_SECONDS = 10.0
+# How often in a row a run whose ServerApp died is resumed.
+MOST_RESUMES = 3
+REPORT_FILE = "report.html"
 
-Wanted = Callable[[Event], bool]
-
-
-def wait_for(
-    wanted: Wanted,
-    directory: Path,
-    status: Callable[[], RunStatus],
-    timeout: float,
-    look_every: float = STATUS_SECONDS,
-) -> Event:
-    """Block until the run in `directory` has told a wanted event.
-
-    Args:
-        wanted: Whether an event is the one.
-        directory: Where the run writes its progress.
-        status: Asks the SuperLink how the run stands; used while the progress stands still.
-        timeout: Seconds at most.
-        look_every: Seconds of standing still after which the status is asked for.
-
-    Raises:
-        RunFailed: the run failed, died, ended without the event, or took too long.
-    """
-    deadline = time.monotonic() + timeout
-    told, next_look = 0, time.monotonic() + look_every
-    over: RunStatus | None = None
-    while True:
-        events = read_progress(directory)
-        found = _found(events, wanted)
-        if found is not None:
-            return found
-        if over is not None:
-            raise RunFailed(
-                f"the run ended without a word ({over})", cure="`flwr log` on the controller has its last output"
-            )
-        now = time.monotonic()
-        if now >= deadline:
-            raise _too_long(events, timeout)
-        if len(events) != told:
-            told, next_look = len(events), now + look_every
-        elif now >= next_look:
-            over, next_look = _ended(status), time.monotonic() + look_every
-        if over is None:
-            time.sleep(POLL_SECONDS)
-
-
-def _found(events: Sequence[Event], wanted: Wanted) -> Event | None:
-    """The wanted event, or None while it may still come.
-
-    Raises:
-        RunFailed: the run says that it failed.
-    """
-    for event in events:
-        if wanted(event):
-            return event
-        if isinstance(event, Failed):
-            raise RunFailed(event.reason, cure=event.cure)
-    return None
-
-
-def _ended(status: Callable[[], RunStatus]) -> RunStatus | None:
-    try:
-        found = status()
-    except Unavailable:
-        return None  # a SuperLink that is being restarted; the run may well go on
-    return found if found.over else None
-
-
-def _too_long(events: Sequence[Event], timeout: float) -> RunFailed:
-    last = events[-1].line if events else "nothing"
-    return RunFailed(
-        f"nothing came of the run within {timeout:g} s; the last word was: {last}",
-        cure="look at `icosfl status`, then train again",
-    )
-
-
-def wait_for_nodes(online: Callable[[], int], expected: int, least: int, timeout: float) -> int:
-    """Block until as many SuperNodes are online as are expected, or the time is over; returns how many are.
-
-    Args:
-        online: Asks the SuperLink.
-        expected: How many there should be.
-        least: How many a run needs, whatever is expected.
-        timeout: Seconds at most.
-
-    Raises:
-        NotReady: there are still fewer than a run needs.
-        Unavailable: the SuperLink still does not answer.
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        late = time.monotonic() >= deadline
-        try:
-            count = online()
-        except Unavailable:
-            if late:
-                raise
-        else:
-            if count >= expected or (late and count >= least):
-                return count
-            if late:
-                raise NotReady(
-                    f"{count} of {expected} SuperNodes are online, and a run needs {least}",
-                    cure="look at `icosfl status`; site.yml starts the missing",
-                )
-        time.sleep(POLL_SECONDS)
-
-
-def wait_for_turn(open_runs: Callable[[], Mapping[str, RunStatus]], cure: str, timeout: float) -> None:
-    """Block until no run is under way: two at once would train the same nodes and overwrite each other's model.
-
-    Args:
-        open_runs: Asks the SuperLink which runs are not over.
-        cure: What to do about one that is not; `{run}` stands for its id.
-        timeout: Seconds at most.
-
-    Raises:
-        NotReady: there is still one.
-        Unavailable: the SuperLink does not answer.
-    """
-    deadline = time.monotonic() + timeout
-    while runs := open_runs():
-        if time.monotonic() >= deadline:
-            run_id, status = next(iter(runs.items()))
-            raise NotReady(f"run {run_id} is under way ({status.status})", cure=cure.replace("{run}", run_id))
-        time.sleep(POLL_SECONDS)
+Tell = Callable[[str], None]
 
 
 def parse_overrides(pairs: Sequence[str], file: Path | None) -> dict[str, Scalar]:
@@ -196,31 +75,69 @@ def _scalar(key: str, value: object) -> Scalar:
     return value
 
 
-def _submit(options: argparse.Namespace) -> dict[str, object]:
+def _submit(options: argparse.Namespace, tell: Tell) -> dict[str, object]:
     flower = _flower(options)
+    overrides, resume = _wanted(options)
+    settings = RunSettings.from_run_config({**run_config(options.app), **overrides})
+    found = wait_for_nodes(lambda: _look(flower, options), settings.train.min_nodes, options.timeout, tell)
+    if options.runs_dir is not None:
+        write_names(options.runs_dir, found.names)
+    done = submit(Site(flower, options.app, options.runs_dir), overrides, resume, tell)
+    return {
+        "run_id": done.run,
+        "flower_run": done.flower_run,
+        "online": found.online,
+        "missing": list(found.missing),
+        "round": done.round,
+        "rounds": done.rounds,
+        "line": f"{done.line}, {found.line}",
+    }
+
+
+def _wanted(options: argparse.Namespace) -> tuple[dict[str, Scalar], str]:
+    """The overrides, and which run to go on with.
+
+    Raises:
+        ConfigError: an override is wrong.
+    """
     overrides = parse_overrides(options.config, options.config_file)
-    settings = TrainSettings.from_run_config({**run_config(options.app), **overrides})
-    online = wait_for_nodes(flower.online_nodes, options.expect_nodes, settings.min_nodes, options.timeout)
-    stop = f"FLWR_HOME={options.flwr_home} flwr stop {{run}} {options.connection}"
-    wait_for_turn(flower.open_runs, f"wait for its end, or end it on the controller: {stop}", ENDING_SECONDS)
-    run_id = flower.submit(options.app, overrides)
-    line = f"run {run_id} submitted, {online} of {options.expect_nodes} SuperNodes online"
-    return {"run_id": run_id, "online": online, "rounds": settings.num_server_rounds, "line": line}
+    named = overrides.pop(RESUME, "")
+    if options.fresh:
+        return {**overrides, "warm-start": False}, NEVER
+    return overrides, str(named) or options.resume
 
 
-def _await(options: argparse.Namespace) -> dict[str, object]:
-    directory = options.runs_dir / options.run_id
-    flower = _flower(options)
-    event = wait_for(_wanted(options), directory, lambda: flower.run_status(options.run_id), options.timeout)
-    return {"run_id": options.run_id, **asdict(event), "line": event.line}
+def _look(flower: Flower, options: argparse.Namespace) -> Attendance:
+    keys = read_names(options.names_file) if options.names_file is not None else {}
+    return attendance(flower.nodes(), keys, options.expect_nodes)
 
 
-def _wanted(options: argparse.Namespace) -> Wanted:
+def _await(options: argparse.Namespace, tell: Tell) -> dict[str, object]:
+    directory, flower = options.runs_dir / options.run_id, _flower(options)
+    revive = None
+    if options.app is not None:
+        revive = Reviver(Site(flower, options.app, options.runs_dir), directory, options.resumes, tell)
+    event = wait_for(_step(options), directory, flower.run_status, options.timeout, revive=revive, tell=tell)
+    report = directory / REPORT_FILE
+    answer = {"run_id": options.run_id, **asdict(event), "line": _line(event, options.round)}
+    if isinstance(event, Finished) and report.exists():
+        answer |= {"page": str(report), "line": f"{event.line}\nreport on the controller: {report}"}
+    return answer
+
+
+def _step(options: argparse.Namespace) -> Step:
     if options.ready:
-        return lambda event: isinstance(event, Ready)
-    if options.finish:
-        return lambda event: isinstance(event, Finished)
-    return lambda event: isinstance(event, RoundDone) and event.round == options.round
+        return until_ready
+    return until_finish if options.finish else until_round(options.round)
+
+
+def _line(event: Event, wanted: int | None) -> str:
+    """The event in words; of the rounds that an early stop saves only the first tells of it."""
+    if wanted is None or isinstance(event, RoundDone):
+        return event.line
+    if isinstance(event, Stopped) and wanted == event.round + 1:
+        return event.line
+    return f"round {wanted}: not needed"
 
 
 def _flower(options: argparse.Namespace) -> Flower:
@@ -234,18 +151,30 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--connection", required=True, help="name of the SuperLink in Flower's config.toml")
     common.add_argument("--flwr-home", required=True, type=Path, help="Flower's home, which holds config.toml")
 
-    submit = verbs.add_parser("submit", parents=[common], help="check the federation and submit a run")
-    submit.add_argument("--app", required=True, type=Path, help="directory with the app's pyproject.toml")
-    submit.add_argument("--expect-nodes", required=True, type=int, help="SuperNodes that should be online")
-    submit.add_argument("--timeout", type=float, default=NODES_SECONDS, metavar="SECONDS", help="to wait for them")
-    submit.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help="override one value")
-    submit.add_argument("--config-file", type=Path, metavar="TOML", help="override the values of a file")
-    submit.set_defaults(run=_submit)
+    send = verbs.add_parser("submit", parents=[common], help="check the federation and submit a run")
+    send.add_argument("--app", required=True, type=Path, help="directory with the app's pyproject.toml")
+    send.add_argument("--expect-nodes", required=True, type=int, help="SuperNodes that should be online")
+    send.add_argument("--timeout", type=float, default=NODES_SECONDS, metavar="SECONDS", help="to wait for them")
+    send.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help="override one value")
+    send.add_argument("--config-file", type=Path, metavar="TOML", help="override the values of a file")
+    send.add_argument("--runs-dir", type=Path, help="where runs write their progress; without it none is gone on with")
+    send.add_argument("--names-file", type=Path, help="names and keys of the SuperNodes; without it they are numbers")
+    send.add_argument(
+        "--resume",
+        default=AUTO,
+        metavar="RUN",
+        help=f"go on with this run, or with the {NEWEST}; {NEVER}; by default {AUTO}: with the newest if it is the "
+        "wanted one and was interrupted",
+    )
+    send.add_argument("--fresh", action="store_true", help="go on with no run and from no model")
+    send.set_defaults(run=_submit)
 
     wait = verbs.add_parser("await", parents=[common], help="wait for a step of a run")
     wait.add_argument("--run-id", required=True)
     wait.add_argument("--runs-dir", required=True, type=Path, help="where runs write their progress")
     wait.add_argument("--timeout", required=True, type=float, metavar="SECONDS")
+    wait.add_argument("--app", type=Path, help="the app, so that a run goes on whose ServerApp died; else it fails")
+    wait.add_argument("--resumes", type=int, default=MOST_RESUMES, help="how often in a row that is done")
     step = wait.add_mutually_exclusive_group(required=True)
     step.add_argument("--ready", action="store_true", help="until the nodes have been asked")
     step.add_argument("--round", type=int, help="until this round's average is saved")
@@ -258,24 +187,38 @@ def _say(answer: Mapping[str, object]) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
 
 
-def answer(arguments: Sequence[str] | None = None) -> dict[str, object]:
+def _complain(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def answer(arguments: Sequence[str] | None = None, tell: Tell = lambda _: None) -> dict[str, object]:
     """Do what the arguments ask for; returns what was waited for, with its words in `line`.
+
+    Args:
+        arguments: As on the command line.
+        tell: Is told, line by line and as it happens, of missing hosts and of runs that were resumed.
 
     Raises:
         IcosflError: why nothing came of it.
     """
     options = _parser().parse_args(arguments)
-    result: dict[str, object] = options.run(options)
-    return result
+    told: list[str] = []
+
+    def both(line: str) -> None:
+        told.append(line)
+        tell(line)
+
+    result: dict[str, object] = options.run(options, both)
+    return {**result, "told": told}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     try:
-        _say(answer(arguments))
+        _say(answer(arguments, _complain))
     except IcosflError as error:
         _say({"error": error.message, "cure": error.cure, "line": str(error)})
-        sys.stderr.write(f"{error}\n")
+        _complain(str(error))
         return error.exit_code
     return 0
 

@@ -1,141 +1,122 @@
 from __future__ import annotations
 
 import json
-import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from icosfl.aggregate.progress import Event, Failed, Finished, ProgressLog, RoundDone, Started
-from icosfl.errors import ConfigError, NotReady, RunFailed, Unavailable
-from icosfl.fleet import rounds
-from icosfl.fleet.flower import Flower, RunStatus
-from icosfl.fleet.rounds import main, parse_overrides, wait_for, wait_for_nodes, wait_for_turn
+from icosfl.aggregate.names import read_names
+from icosfl.aggregate.progress import Failed, Finished, ProgressLog, Resumed, Stopped
+from icosfl.errors import ConfigError, NotReady, RunFailed, UserError
+from icosfl.fleet import awaiting, rounds, submission
+from icosfl.fleet.flower import Node, RunStatus
+from icosfl.fleet.rounds import answer, main, parse_overrides
+from support.made_up_flower import PROJECT, RUNNING, STOPPED, MadeUpFlower, living, record, round_done
 
-RUNNING = RunStatus("running", "")
-STARTED = Started("now", "7", 2, 1)
-
-
-def done(number: int) -> RoundDone:
-    return RoundDone("now", number, 2, ("a",), (), 0.5, 10, 3.0, "d", {})
+KEYS = {"worker-1": "key 1", "worker-2": "key 2", "worker-3": "key 3"}
+FINISHED = Finished("now", 1, ("a",), (), "digest", 9.0)
 
 
-def is_round(event: Event) -> bool:
-    return isinstance(event, RoundDone)
+@pytest.fixture
+def flower(monkeypatch: pytest.MonkeyPatch) -> Iterator[MadeUpFlower]:
+    """A SuperLink with three SuperNodes, of which two are online."""
+    statuses = ("online", "online", "offline")
+    made = MadeUpFlower(known=[Node(n, status, f"key {n}") for n, status in enumerate(statuses, 1)])
+    monkeypatch.setattr(rounds, "Flower", lambda home, connection: made)
+    monkeypatch.setattr(submission, "ENDING_SECONDS", 0)
+    monkeypatch.setattr(awaiting, "POLL_SECONDS", 0.01)
+    return made
 
 
-def never() -> RunStatus:
-    raise AssertionError("the SuperLink was asked")
+def submission_of(tmp_path: Path, *more: str) -> list[str]:
+    """The arguments that submit a run for three SuperNodes."""
+    (tmp_path / "names.json").write_text(json.dumps(KEYS), encoding="utf-8")
+    where = ["--connection", "fleet", "--flwr-home", str(tmp_path), "--app", str(PROJECT), "--timeout", "0"]
+    files = ["--runs-dir", str(tmp_path / "runs"), "--names-file", str(tmp_path / "names.json")]
+    return ["submit", *where, *files, "--expect-nodes", "3", *more]
 
 
-def test_waiting_returns_the_wanted_event_as_soon_as_it_is_written(tmp_path: Path) -> None:
-    log = ProgressLog(tmp_path)
-    log.append(STARTED)
-    later = threading.Timer(0.1, log.append, [done(1)])
-    later.start()
-
-    event = wait_for(is_round, tmp_path, never, 30)
-
-    later.join()
-    assert event == done(1)
+def waiting_for(tmp_path: Path, *step: str) -> list[str]:
+    """The arguments that wait for a step of run 7."""
+    run = ["await", "--connection", "fleet", "--flwr-home", str(tmp_path), "--run-id", "7"]
+    return [*run, "--runs-dir", str(tmp_path / "runs"), "--timeout", "5", *step]
 
 
-def test_waiting_for_what_is_there_already_asks_nobody(tmp_path: Path) -> None:
-    log = ProgressLog(tmp_path)
-    log.append(done(1))
-    log.append(Failed("now", "later trouble", ""))
+def test_a_submission_says_who_is_missing_and_notes_who_each_node_is(tmp_path: Path, flower: MadeUpFlower) -> None:
+    done = answer(submission_of(tmp_path, "--config", "num-server-rounds=4"))
 
-    assert wait_for(is_round, tmp_path, never, 0) == done(1)
-
-
-def test_a_run_that_fails_ends_the_wait_with_its_reason_and_cure(tmp_path: Path) -> None:
-    ProgressLog(tmp_path).append(Failed("now", "too few nodes", "wait"))
-
-    with pytest.raises(RunFailed, match="too few nodes") as caught:
-        wait_for(is_round, tmp_path, never, 30)
-
-    assert caught.value.cure == "wait"
+    assert (done["run_id"], done["flower_run"], done["round"], done["rounds"]) == ("100", "100", 0, 4)
+    assert done["line"] == "run 100 submitted, 2 of 3 SuperNodes are online; missing: worker-3 (offline)"
+    assert done["missing"] == ["worker-3 (offline)"]
+    assert read_names(tmp_path / "runs") == {1: "worker-1", 2: "worker-2", 3: "worker-3"}
+    assert flower.submitted["100"] == {"num-server-rounds": 4}
 
 
-def test_a_run_that_died_without_a_word_ends_the_wait_with_flowers_word(tmp_path: Path) -> None:
-    status = RunStatus("finished:failed", "No heartbeat received from the task")
+def test_a_run_that_needs_a_missing_node_is_refused_by_its_name(
+    tmp_path: Path, flower: MadeUpFlower, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(submission_of(tmp_path, "--config", "min-nodes=3")) == NotReady.exit_code
 
-    with pytest.raises(RunFailed, match=r"ended without a word \(failed: No heartbeat"):
-        wait_for(is_round, tmp_path, lambda: status, 30, look_every=0)
-
-
-def test_what_a_run_wrote_just_before_its_end_still_counts(tmp_path: Path) -> None:
-    def write_and_end() -> RunStatus:
-        ProgressLog(tmp_path).append(done(1))
-        return RunStatus("finished:completed", "")
-
-    assert wait_for(is_round, tmp_path, write_and_end, 30, look_every=0) == done(1)
-
-
-def test_a_superlink_that_is_away_for_a_moment_does_not_end_the_wait(tmp_path: Path) -> None:
-    asked = []
-
-    def away_once() -> RunStatus:
-        asked.append(True)
-        if len(asked) == 1:
-            raise Unavailable("away")
-        ProgressLog(tmp_path).append(done(1))
-        return RUNNING
-
-    assert wait_for(is_round, tmp_path, away_once, 30, look_every=0) == done(1)
-
-
-def test_waiting_ends_and_repeats_the_last_word(tmp_path: Path) -> None:
-    ProgressLog(tmp_path).append(STARTED)
-
-    with pytest.raises(RunFailed, match="within 0 s; the last word was: run 7 started"):
-        wait_for(is_round, tmp_path, lambda: RUNNING, 0)
-
-
-def test_waiting_for_nodes_returns_how_many_there_are() -> None:
-    counts = iter([0, 1, 3])
-
-    assert wait_for_nodes(lambda: next(counts), 2, 2, 30) == 3
-
-
-def test_missing_nodes_end_the_wait() -> None:
-    with pytest.raises(NotReady, match="1 of 3 SuperNodes are online, and a run needs 2"):
-        wait_for_nodes(lambda: 1, 3, 2, 0)
-
-
-def test_a_missing_node_holds_no_run_up_that_does_not_need_it() -> None:
-    assert wait_for_nodes(lambda: 2, 3, 2, 0) == 2
-
-
-def test_a_superlink_that_stays_away_ends_the_wait_for_nodes() -> None:
-    def away() -> int:
-        raise Unavailable("away")
-
-    with pytest.raises(Unavailable, match="away"):
-        wait_for_nodes(away, 2, 2, 0)
-
-
-def test_a_run_that_is_just_ending_is_waited_for() -> None:
-    states = iter([{"7": RUNNING}, {"7": RUNNING}, {}])
-
-    wait_for_turn(lambda: next(states), "wait", 30)
-
-    assert next(states, None) is None
+    told = json.loads(capsys.readouterr().out)
+    assert told["error"] == "2 of 3 SuperNodes are online, and a run needs 3; missing: worker-3 (offline)"
+    assert flower.submitted == {}
 
 
 def test_a_second_run_is_not_submitted_while_one_is_under_way(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, flower: MadeUpFlower, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(rounds, "ENDING_SECONDS", 0)
-    monkeypatch.setattr(Flower, "online_nodes", lambda _: 2)
-    monkeypatch.setattr(Flower, "open_runs", lambda _: {"7": RunStatus("pending", "")})
-    where = ["--connection", "fleet", "--flwr-home", str(tmp_path), "--app", str(Path(__file__).parents[3])]
+    flower.runs["7"] = RunStatus("pending", "")
 
-    assert main(["submit", *where, "--expect-nodes", "2"]) == NotReady.exit_code
+    assert main(submission_of(tmp_path)) == NotReady.exit_code
 
     told = json.loads(capsys.readouterr().out)
     assert told["error"] == "run 7 is under way (pending)"
-    assert told["cure"].endswith(f"FLWR_HOME={tmp_path} flwr stop 7 fleet")
+    assert told["cure"].endswith("FLWR_HOME=/flwr flwr stop 7 fleet")
+
+
+def test_an_interrupted_run_that_flower_still_holds_for_running_goes_on(tmp_path: Path, flower: MadeUpFlower) -> None:
+    flower.runs["7"] = RUNNING
+    record(tmp_path / "runs", "7", round_done(1))
+
+    done = answer(submission_of(tmp_path))
+
+    assert (done["run_id"], done["flower_run"], done["round"], done["rounds"]) == ("7", "100", 1, 3)
+    assert done["told"] == ["the ServerApp of run 7 died; Flower's run 7 was ended"]
+    assert flower.runs["7"] == STOPPED
+
+
+def test_a_fresh_run_goes_on_with_no_run_and_from_no_model(tmp_path: Path, flower: MadeUpFlower) -> None:
+    record(tmp_path / "runs", "7", round_done(1))
+
+    assert answer(submission_of(tmp_path, "--fresh", "--config", "warm-start=true"))["run_id"] == "100"
+    assert flower.submitted["100"] == {"warm-start": False}
+
+
+@pytest.mark.parametrize("how", [("--resume", "7"), ("--config", 'resume="7"')])
+def test_a_run_may_be_named_as_an_option_or_as_flower_does(
+    tmp_path: Path, flower: MadeUpFlower, how: tuple[str, str]
+) -> None:
+    record(tmp_path / "runs", "7", round_done(1), Failed("now", "too few nodes", "wait"))
+
+    assert answer(submission_of(tmp_path, *how))["run_id"] == "7"
+    assert flower.submitted["100"]["resume"] == "7"
+
+
+def test_without_a_run_to_go_on_with_the_newest_is_an_error(
+    tmp_path: Path, flower: MadeUpFlower, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(submission_of(tmp_path, "--resume", "newest")) == UserError.exit_code
+
+    assert json.loads(capsys.readouterr().out)["error"] == "there is no run to go on with"
+    assert flower.submitted == {}
+
+
+def test_a_wrong_value_is_refused_before_anything_is_asked(tmp_path: Path, flower: MadeUpFlower) -> None:
+    flower.known.clear()
+
+    with pytest.raises(ConfigError, match="quorum"):
+        answer(submission_of(tmp_path, "--config", "quorum=2"))
 
 
 def test_overrides_keep_their_types_and_pairs_win_over_the_file(tmp_path: Path) -> None:
@@ -173,18 +154,13 @@ def test_an_override_file_that_cannot_be_read_is_an_error(tmp_path: Path, text: 
         parse_overrides([], file)
 
 
-def arguments(tmp_path: Path, *step: str) -> list[str]:
-    run = ["await", "--connection", "fleet", "--flwr-home", str(tmp_path), "--run-id", "7"]
-    return [*run, "--runs-dir", str(tmp_path), "--timeout", "5", *step]
+def test_the_command_prints_the_event_and_its_line_as_json(
+    tmp_path: Path, flower: MadeUpFlower, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path / "runs", "7", round_done(1, of=2), FINISHED)
 
-
-def test_the_command_prints_the_event_and_its_line_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = ProgressLog(tmp_path / "7")
-    log.append(done(1))
-    log.append(Finished("now", 1, ("a",), (), "digest", 9.0))
-
-    assert main(arguments(tmp_path, "--round", "1")) == 0
-    assert main(arguments(tmp_path, "--finish")) == 0
+    assert main(waiting_for(tmp_path, "--round", "1")) == 0
+    assert main(waiting_for(tmp_path, "--finish")) == 0
 
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (first["run_id"], first["round"], first["nodes"]) == ("7", 1, ["a"])
@@ -193,13 +169,73 @@ def test_the_command_prints_the_event_and_its_line_as_json(tmp_path: Path, capsy
 
 
 def test_the_command_prints_what_went_wrong_as_json_and_exits_with_its_code(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, flower: MadeUpFlower, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(rounds, "STATUS_SECONDS", 0)
-    ProgressLog(tmp_path / "7").append(Failed("now", "too few nodes", "wait"))
+    flower.runs["7"] = RunStatus("finished:failed", "RunFailed: too few nodes")
+    record(tmp_path / "runs", "7", Failed("now", "too few nodes", "wait"))
 
-    assert main(arguments(tmp_path, "--finish")) == RunFailed.exit_code
+    assert main(waiting_for(tmp_path, "--finish")) == RunFailed.exit_code
 
     output = capsys.readouterr()
     assert json.loads(output.out) == {"error": "too few nodes", "cure": "wait", "line": "too few nodes (wait)"}
     assert output.err == "too few nodes (wait)\n"
+
+
+def test_a_run_whose_serverapp_died_goes_on_while_it_is_waited_for(
+    tmp_path: Path, flower: MadeUpFlower, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flower.runs["7"] = RUNNING
+    directory = record(tmp_path / "runs", "7", round_done(1))
+    take = flower.submit
+
+    def take_and_run(*given: object) -> str:
+        run = take(*given)  # type: ignore[arg-type]
+        for event in (Resumed("now", "7", run, 1), round_done(2)):
+            ProgressLog(directory).append(event)
+        return run
+
+    monkeypatch.setattr(flower, "submit", take_and_run)
+
+    assert main(waiting_for(tmp_path, "--round", "2", "--app", str(PROJECT))) == 0
+
+    output = capsys.readouterr()
+    line = "run 7: its ServerApp died; goes on after round 1 of 3, in Flower's run 100 (1 of 3)"
+    assert json.loads(output.out)["told"] == [line]
+    assert output.err == f"{line}\n"
+
+
+@pytest.mark.parametrize("how", [[], ["--app", str(PROJECT), "--resumes", "0"]])
+def test_a_run_that_may_not_go_on_by_itself_fails_with_the_cure(
+    tmp_path: Path, flower: MadeUpFlower, capsys: pytest.CaptureFixture[str], how: list[str]
+) -> None:
+    flower.runs["7"] = RUNNING
+    record(tmp_path / "runs", "7", round_done(1))
+
+    assert main(waiting_for(tmp_path, "--finish", *how)) == RunFailed.exit_code
+
+    told = json.loads(capsys.readouterr().out)
+    assert "its ServerApp died" in told["error"]
+    assert told["cure"] == "icosfl train --resume goes on with it"
+
+
+def test_of_rounds_that_an_early_end_saved_only_the_first_tells_why(tmp_path: Path, flower: MadeUpFlower) -> None:
+    directory = record(tmp_path / "runs", "7", round_done(1, of=4), Stopped("now", 1, 4, "no better for 2 rounds"))
+
+    with living(directory):
+        lines = [answer(waiting_for(tmp_path, "--round", str(number)))["line"] for number in (2, 3, 4)]
+
+    assert lines == [
+        "stopped after round 1 of 4: no better for 2 rounds",
+        "round 3: not needed",
+        "round 4: not needed",
+    ]
+
+
+def test_the_end_says_where_the_runs_report_is(tmp_path: Path, flower: MadeUpFlower) -> None:
+    page = record(tmp_path / "runs", "7", FINISHED) / "report.html"
+    page.touch()
+
+    done = answer(waiting_for(tmp_path, "--finish"))
+
+    assert done["page"] == str(page)
+    assert done["line"] == f"finished: model digest on 1 node (a), 9 s\nreport on the controller: {page}"
