@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -213,7 +215,7 @@ class Finished:
         round: Which round's model it is; 0: the one that the run started from stays; None: told by an older release.
         skill: The model's validation skill; None where no node could measure.
         epsilon: Privacy spent; None without differential privacy.
-        why: Why it is not the last round's; "" when it is.
+        why: Why it is not the last round's; "" when it is. After a check: what it found.
     """
 
     time: str
@@ -251,6 +253,7 @@ class ProgressLog:
     """
 
     def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self._path = directory / PROGRESS_FILE
 
     def mend(self) -> None:
@@ -312,8 +315,8 @@ def read_progress(directory: Path) -> list[Event]:
         raise RunFailed(f"{path}: holds a line that is no event of a run", cure="start the run again") from error
 
 
-def prune_runs(directory: Path, keep: int, run: str) -> None:
-    """Delete the records of all runs but the newest `keep`, by their last words; those of `run` always stay.
+def prune_runs(directory: Path, keep: int, run: str, kind_of: Callable[[Path], str] = lambda _: "") -> None:
+    """Delete the records of all runs but the newest `keep` of each kind, by their last words; those of `run` stay.
 
     A record is gone in one step. What cannot be deleted is logged.
 
@@ -321,11 +324,16 @@ def prune_runs(directory: Path, keep: int, run: str) -> None:
         directory: Holds a directory for each run; what has no progress file is left alone.
         keep: How many to keep.
         run: The run that is under way.
+        kind_of: Of what kind the run of a record is: many checks must not push the trainings out.
     """
     try:
         progress = [path for path in directory.glob(f"[!.]*/{PROGRESS_FILE}") if path.parent.name != run]
-        for path in sorted(progress, key=lambda path: path.stat().st_mtime_ns, reverse=True)[keep - 1 :]:
-            path.parent.rename(directory / f"{_GONE}{path.parent.name}")
+        kept = Counter([kind_of(directory / run)])
+        for path in sorted(progress, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+            kind = kind_of(path.parent)
+            kept[kind] += 1
+            if kept[kind] > keep:
+                path.parent.rename(directory / f"{_GONE}{path.parent.name}")
         for gone in directory.glob(f"{_GONE}*"):
             shutil.rmtree(gone)
     except OSError as error:

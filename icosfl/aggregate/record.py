@@ -25,7 +25,7 @@ from icosfl.aggregate.progress import (
     Started,
     read_progress,
 )
-from icosfl.aggregate.settings import CHECK, PURPOSE
+from icosfl.aggregate.settings import CHECK, PURPOSE, TRAIN
 from icosfl.errors import RunFailed
 from icosfl.train.files import write_atomically
 
@@ -180,6 +180,14 @@ def read_config(directory: Path) -> dict[str, object]:
     if not isinstance(config, dict):
         raise RunFailed(f"{path}: no run configuration", cure="start a new run")
     return config
+
+
+def purpose_of(directory: Path) -> str:
+    """What the run of a record is for; a training's, where the record does not say it."""
+    try:
+        return str(read_config(directory).get(PURPOSE, TRAIN))
+    except RunFailed:
+        return TRAIN
 
 
 def _present(runs_dir: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from icosfl.errors import ConfigError
-from icosfl.train.settings import CURE, TrainSettings, number, one_of, text, truth, whole
+from icosfl.train.settings import CURE, TrainSettings, duration, number, one_of, text, truth, whole
 
 RESUME = "resume"
 PURPOSE = "purpose"
@@ -105,6 +105,7 @@ class RunSettings:
         records: Where rounds are recorded besides, one of `RECORDS`.
         purpose: `TRAIN` or `CHECK`.
         resume: The run that it goes on with; "": none.
+        check_window_seconds: How far back a check looks, at most.
     """
 
     train: TrainSettings
@@ -116,6 +117,7 @@ class RunSettings:
     records: str
     purpose: str
     resume: str
+    check_window_seconds: float
 
     @classmethod
     def from_run_config(cls, config: Mapping[str, object]) -> Self:
@@ -137,7 +139,14 @@ class RunSettings:
             records=one_of(config, "experiment-records", RECORDS),
             purpose=one_of(config, PURPOSE, PURPOSES),
             resume=resume,
+            check_window_seconds=duration(config, "check-window"),
         )
+
+
+def resumed_run(config: Mapping[str, object]) -> str:
+    """The run that a run configuration goes on with; "" for none, and for what is no number of a run."""
+    resume = config.get(RESUME)
+    return resume if isinstance(resume, str) and _RUN.fullmatch(resume) else ""
 
 
 def _policy(config: Mapping[str, object]) -> RoundPolicy:

@@ -18,8 +18,9 @@ from icosfl.errors import IcosflError, NotReady, SchemaMismatch, Unavailable
 from icosfl.schema import Rows
 from icosfl.store import open_store
 from icosfl.train import artifact as artifacts
+from icosfl.train import drift
 from icosfl.train import node as work
-from icosfl.train.messages import Handout, Question, Received, Refused, Task
+from icosfl.train.messages import CHECK, Check, Handout, Question, Received, Refused, Task
 from icosfl.train.prune import prune_models
 from icosfl.train.records import pack, pack_update, unpack, unpack_arrays, unpack_model
 from icosfl.train.settings import TrainSettings
@@ -40,6 +41,12 @@ def query(message: Message, context: Context) -> Message:
         return pack(work.stand(job, share.take(rows), work.staleness(node, rows, time.time_ns())))
 
     return _reply(message, context, answer)
+
+
+@app.query(CHECK)
+def check(message: Message, context: Context) -> Message:
+    """Measure the model that this node has on its newest rows."""
+    return _reply(message, context, lambda node, share: recheck(node, message.content, lambda: _rows(node), share))
 
 
 @app.train()
@@ -94,6 +101,40 @@ def receive(node: NodeConfig, content: RecordDict, rows: Callable[[], Rows], sha
     artifacts.save(model, node.models_dir)
     prune_models(node.models_dir, handout.keep)
     return pack(received)
+
+
+def recheck(node: NodeConfig, content: RecordDict, rows: Callable[[], Rows], share: Share = WHOLE) -> RecordDict:
+    """Measure the model that was handed out on the host's newest rows; of several SuperNodes the one that has these.
+
+    Args:
+        node: The node's configuration.
+        content: Of the message.
+        rows: Reads the host's rows.
+        share: Those of them that are the node's.
+
+    Raises:
+        NotReady: there is no such model or no fresh row, too few came since it was made, or they are another part's.
+        SchemaMismatch: the message is none, or the model can never forecast here.
+        CheckpointError: the model is damaged.
+    """
+    from icosfl.train.evaluation import load_evaluation
+
+    asked = unpack(content, Check)
+    if not share.has_newest:
+        raise NotReady("its host's newest rows are another SuperNode's, which measures the model on them")
+    model = artifacts.load_latest(node.models_dir)
+    if model is None or model.digest != asked.digest:
+        found = "no model" if model is None else f"model {model.digest[:12]}"
+        raise NotReady(
+            f"has {found} instead of {asked.digest[:12]}", cure="train again: a run hands its model to every node"
+        )
+    everything, now_ns = rows(), time.time_ns()
+    stale = work.staleness(node, everything, now_ns)
+    if stale:
+        raise NotReady(stale)
+    saved = load_evaluation(node.models_dir, model.digest)
+    own = share.take(everything)
+    return pack(drift.recheck(model, saved, node, own, asked.window_seconds, now_ns))
 
 
 def _reply(message: Message, context: Context, answer: Callable[[NodeConfig, Share], RecordDict]) -> Message:

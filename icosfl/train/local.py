@@ -121,15 +121,23 @@ def prepare(  # noqa: PLR0913, PLR0917 (which rows, how they are looked at, and 
     return Prepared(schema.select(plan.names), has, train, held_out, cutoff_ns)
 
 
-def cut(rows: Rows, schema: Schema, plan: Plan, cutoff_ns: int) -> Prepared:
+def cut(rows: Rows, schema: Schema, plan: Plan, cutoff_ns: int, held_out_after_ns: int | None = None) -> Prepared:
     """Make training and held-out windows, however few.
+
+    Args:
+        rows: All rows of a store.
+        schema: Of the store.
+        plan: How the model looks at them.
+        cutoff_ns: Training windows end up to then, nanoseconds since the epoch.
+        held_out_after_ns: The targets of held-out windows lie after it, at or after the cutoff; None: the cutoff.
 
     Raises:
         SchemaMismatch: the schema lacks a series of the plan, or a number of the plan is out of its range.
     """
     selected = select(rows, schema, plan.names)
     has, train = _training_part(selected, plan, cutoff_ns)
-    held_out = _held_out_part(selected, plan, has, cutoff_ns)
+    after_ns = cutoff_ns if held_out_after_ns is None else held_out_after_ns
+    held_out = _held_out_part(selected, plan, has, after_ns)
     return Prepared(schema.select(plan.names), has, train, held_out, cutoff_ns)
 
 

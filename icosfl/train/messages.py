@@ -12,6 +12,9 @@ from pydantic.dataclasses import dataclass as checked
 from icosfl.config import SeriesConfig
 from icosfl.train.scores import LARGEST_ERROR, Scores
 
+# Of a question about the model, beside the one whether a node can take part: `query.check` is a message's type.
+CHECK = "check"
+
 Arrays = list[NDArray[Any]]
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -150,6 +153,42 @@ class Received:
     scores: Scores | None
     reason: str
     validation: tuple[Level, ...]
+
+
+@checked(frozen=True, config=_STRICT)
+class Check:
+    """How good is the model that you have on your newest rows?
+
+    Args:
+        digest: Of the model that the fleet should have.
+        window_seconds: How far back the rows count, at most; those from before the model was made do not.
+    """
+
+    digest: str
+    window_seconds: Annotated[float, Field(gt=0)]
+
+
+@checked(frozen=True, config=_STRICT)
+class Checked:
+    """How good the model is on a node's newest rows.
+
+    Args:
+        host: The node's name.
+        digest: Of the model.
+        levels: On the newest rows; series with too few points are left out.
+        before: On the test rows when the model was handed out; empty where it was not measured then.
+        windows: Measured on the newest rows.
+        since_ns: Their targets lie after it, nanoseconds since the epoch.
+        age_seconds: Of the newest row.
+    """
+
+    host: str
+    digest: str
+    levels: tuple[Level, ...]
+    before: tuple[Level, ...]
+    windows: Annotated[int, Field(ge=1, le=2**53)]
+    since_ns: Annotated[int, Field(ge=0, lt=2**63)]
+    age_seconds: float
 
 
 @checked(frozen=True, config=_STRICT)

@@ -75,9 +75,9 @@ class TrainSettings:
             hidden_size=whole(config, "hidden-size", 1),
             num_layers=whole(config, "num-layers", 1),
             series=_names(config, "series"),
-            window_seconds=_duration("window", text(config, "window")),
+            window_seconds=duration(config, "window"),
             horizon_seconds=_horizons(config, "horizons"),
-            season_seconds=_duration("season", text(config, "season")),
+            season_seconds=duration(config, "season"),
             train_fraction=number(config, "train-fraction", above=0, below=1),
             min_windows=whole(config, "min-windows", 1),
             round_timeout_seconds=number(config, "round-timeout-seconds", above=0),
@@ -229,6 +229,15 @@ def text(config: Mapping[str, object], key: str) -> str:
     return value
 
 
+def duration(config: Mapping[str, object], key: str) -> float:
+    """The duration at `key` in seconds.
+
+    Raises:
+        ConfigError: it is missing or none.
+    """
+    return _duration(key, text(config, key))
+
+
 def _list(config: Mapping[str, object], key: str, expected: str) -> tuple[str, ...]:
     listed = text(config, key)
     items = tuple(item.strip() for item in listed.split(","))
@@ -241,13 +250,13 @@ def _names(config: Mapping[str, object], key: str) -> tuple[str, ...]:
     return _list(config, key, "different names of series with commas between")
 
 
-def _duration(key: str, text: str) -> float:
-    seconds = parse_duration(text)
-    if seconds is None:
-        raise _wrong(key, "a positive number with s, m or h", text)
-    return seconds
-
-
 def _horizons(config: Mapping[str, object], key: str) -> tuple[float | None, ...]:
     items = _list(config, key, f'different durations with commas between, or "{NEXT}"')
     return tuple(None if item == NEXT else _duration(key, item) for item in items)
+
+
+def _duration(key: str, told: str) -> float:
+    seconds = parse_duration(told)
+    if seconds is None:
+        raise _wrong(key, "a positive number with s, m or h", told)
+    return seconds

@@ -17,12 +17,12 @@ from icosfl.process.windows import Windows, make_windows
 from icosfl.schema import Rows
 from icosfl.store.memory import MemoryStore
 from icosfl.train import client_app, local, node
-from icosfl.train.artifact import from_bytes, load_latest
+from icosfl.train.artifact import Artifact, from_bytes, load_latest, to_bytes
 from icosfl.train.evaluation import load_evaluation
 from icosfl.train.linear import fit_blend, fit_common
 from icosfl.train.local import prepare
 from icosfl.train.loop import predict
-from icosfl.train.messages import Handout, Question, Received, Refused, Standing, Task, Update
+from icosfl.train.messages import Check, Checked, Handout, Question, Received, Refused, Standing, Task, Update
 from icosfl.train.model import build, load_arrays, to_arrays
 from icosfl.train.records import array_record, pack, pack_arrays, pack_model, unpack, unpack_reply, unpack_update
 from icosfl.train.settings import TrainSettings
@@ -430,7 +430,6 @@ def test_training_arrays_of_another_model_is_refused(config: NodeConfig) -> None
 @pytest.fixture
 def model(config: NodeConfig) -> bytes:
     from icosfl.aggregate.model import start
-    from icosfl.train.artifact import to_bytes
 
     job = node.Job(config, TrainSettings.from_run_config(made_up.RUN_CONFIG), made_up.QUESTION)
     return to_bytes(start(job, "9").artifact)
@@ -543,3 +542,67 @@ def test_a_damaged_model_is_refused_and_the_old_one_stays(config: NodeConfig, mo
     assert before is not None
     assert after is not None
     assert before.digest == after.digest
+
+
+def check(digest: str, part: dict[str, int] | None = None) -> Checked | Refused:
+    return unpack_reply(ask("query.check", pack(Check(digest, 3600.0)), part), Checked)
+
+
+@pytest.fixture
+def old_model(config: NodeConfig, model: bytes) -> Artifact:
+    """One that was made long before the node's rows, and handed out."""
+    old = replace(from_bytes(model, "the model"), created="2001-02-03T04:05:06+00:00")
+    ask("evaluate", pack_model(Handout(None, None, 20), to_bytes(old)))
+    return old
+
+
+def test_a_node_says_how_good_its_model_is_on_its_newest_rows(config: NodeConfig, old_model: Artifact) -> None:
+    checked = check(old_model.digest)
+
+    assert isinstance(checked, Checked)
+    assert (checked.host, checked.digest) == ("worker-1", old_model.digest)
+    assert checked.since_ns == made_up.rows(200).times[149]
+    assert [(level.series, level.count) for level in checked.levels] == [("cpu_usage", 46)] * 2
+    assert [(level.series, level.count) for level in checked.before] == [("cpu_usage", 23)] * 2
+    assert all(level.rmse < level.persistence for level in checked.levels)
+
+
+def test_a_node_with_another_model_than_the_fleet_s_says_so(config: NodeConfig, old_model: Artifact) -> None:
+    refused = check("0" * 64)
+
+    assert isinstance(refused, Refused)
+    assert refused.reason == f"has model {old_model.digest[:12]} instead of 000000000000"
+
+
+@pytest.mark.usefixtures("config")
+def test_a_node_without_a_model_says_so() -> None:
+    refused = check("0" * 64)
+
+    assert isinstance(refused, Refused)
+    assert refused.reason == "has no model instead of 000000000000"
+
+
+def test_of_the_supernodes_of_a_host_the_one_with_the_newest_rows_measures_the_model(
+    config: NodeConfig, old_model: Artifact
+) -> None:
+    older, newest = (check(old_model.digest, {"part": part, "parts": 2}) for part in (1, 2))
+
+    assert older == Refused(
+        "worker-1/1", "its host's newest rows are another SuperNode's, which measures the model on them", ""
+    )
+    assert isinstance(newest, Refused)  # of its 100 rows 25 are later than its cutoff
+    assert newest.host == "worker-1/2"
+    assert "no verdict: 21 windows" in newest.reason
+
+
+def test_stale_rows_tell_nothing_of_a_model(
+    config: NodeConfig, old_model: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(replace(config, stale_after_seconds=30.0), monkeypatch)
+    newest = int(made_up.rows(200).times[-1])
+    monkeypatch.setattr(client_app.time, "time_ns", lambda: newest + 90 * 10**9)
+
+    refused = check(old_model.digest)
+
+    assert isinstance(refused, Refused)
+    assert refused.reason.startswith("its newest row is 90 s old, more than 30 s")

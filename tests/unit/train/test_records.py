@@ -9,7 +9,19 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from icosfl.errors import SchemaMismatch
-from icosfl.train.messages import Handout, Level, Question, Received, Refused, Standing, Task, Trained, Update
+from icosfl.train.messages import (
+    Check,
+    Checked,
+    Handout,
+    Level,
+    Question,
+    Received,
+    Refused,
+    Standing,
+    Task,
+    Trained,
+    Update,
+)
 from icosfl.train.records import (
     ARRAYS,
     EXAMPLES,
@@ -40,6 +52,8 @@ VALUES: list[Any] = [
     Handout(5, 7, 20),
     Received("a", "d", SCORES, "", (LEVEL,)),
     Received("a", "d", None, "no rows", ()),
+    Check("d", 3600.0),
+    Checked("a", "d", (LEVEL,), (), 96, 1_800_000_000_000_000_001, 2.5),
     Refused("a", "no rows", "wait"),
 ]
 
