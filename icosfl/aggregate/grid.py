@@ -74,10 +74,18 @@ class BoundedGrid(Grid):
         Raises:
             Unavailable: the SuperLink stays away.
         """
+        return self.poll(lambda: sorted(self.get_node_ids()), lambda nodes: len(nodes) >= least, timeout)
+
+    def poll(self, look: Callable[[], T], enough: Callable[[T], bool], timeout: float) -> T:
+        """Look again and again until it is enough, or for `timeout` seconds; returns what was seen last."""
         deadline = time.monotonic() + timeout
-        while len(nodes := list(self.get_node_ids())) < least and time.monotonic() < deadline:
-            time.sleep(min(self._poll_seconds, max(deadline - time.monotonic(), 0.0)))
-        return sorted(nodes)
+        while not enough(found := look()) and time.monotonic() < deadline:
+            self.pause(deadline - time.monotonic())
+        return found
+
+    def pause(self, left: float) -> None:
+        """Let the time between two looks pass, or what is `left` of the time to look, in seconds."""
+        time.sleep(min(self._poll_seconds, max(left, 0.0)))
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages; returns their ids.
@@ -117,7 +125,7 @@ class BoundedGrid(Grid):
             replies += came
             waiting -= {reply.metadata.reply_to_message_id for reply in came}
             if waiting:
-                time.sleep(min(self._poll_seconds, max(deadline - time.monotonic(), 0.0)))
+                self.pause(deadline - time.monotonic())
         return replies
 
     def _bounded(self, call: Callable[[], T]) -> T:

@@ -10,7 +10,7 @@ from flwr.app import Message, MessageType, RecordDict
 
 from icosfl.aggregate.grid import BoundedGrid, NoReply, pair
 from icosfl.aggregate.progress import Absent
-from icosfl.aggregate.roster import Roster
+from icosfl.aggregate.roster import Member, Roster
 from icosfl.errors import SchemaMismatch
 from icosfl.train.artifact import Artifact, to_bytes
 from icosfl.train.messages import Handout, Received, Refused
@@ -44,15 +44,19 @@ def hand_out(grid: BoundedGrid, artifact: Artifact, roster: Roster, keep: int, t
     Raises:
         Unavailable: the SuperLink stays away.
     """
-    cutoffs = {member.node: member.cutoff_ns for member in roster.members}
+    members = {member.node: member for member in roster.members}
     model = to_bytes(artifact)
     messages = [
-        Message(pack_model(Handout(cutoffs.get(node), None, keep), model), node, MessageType.EVALUATE, group_id="hand-out")
+        Message(pack_model(_handout(members.get(node), keep), model), node, MessageType.EVALUATE, group_id="hand-out")
         for node in sorted(set(grid.get_node_ids()) - roster.silent)
     ]
     answers = pair(messages, grid.send_and_receive(messages, timeout=timeout), timeout)
     offline = [Absent(member.host, "offline") for member in roster.members if member.node not in answers]
     return receipts(answers, artifact, roster.names, offline)
+
+
+def _handout(member: Member | None, keep: int) -> Handout:
+    return Handout(None, None, keep) if member is None else Handout(member.cutoff_ns, member.until_ns, keep)
 
 
 def receipts(

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from icosfl.config import NodeConfig
 from icosfl.errors import CheckpointError, NotReady, SchemaMismatch
 from icosfl.schema import Rows
-from icosfl.train.artifact import Artifact, load_latest, now_utc
-from icosfl.train.messages import Arrays
+from icosfl.train.artifact import Artifact, load_best, load_latest, now_utc
+from icosfl.train.messages import Arrays, Level
 from icosfl.train.node import Job, measure
-from icosfl.train.shape import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,43 +23,46 @@ class Start:
 
     Args:
         artifact: Of round 0 of the run.
+        parent_file: Name of the earlier model that it goes on from; "" when it begins afresh.
         fresh_because: Why it does not go on from an earlier model; "" when it does.
     """
 
     artifact: Artifact
+    parent_file: str
     fresh_because: str
 
 
-def start(job: Job, run: str) -> Start:
-    """Go on from the controller's newest model if it fits; else begin with fresh weights.
+def start(job: Job, run: str, *, warm: bool = True) -> Start:
+    """Go on from the controller's best model if it fits, else from its newest; else begin with fresh weights.
 
     A model that was taught a larger share of the rows does not fit: it has seen rows that this run measures on.
 
     Args:
         job: The run's settings and series on the controller.
         run: The run's id.
+        warm: Whether to go on from an earlier model at all.
 
     Raises:
         SchemaMismatch: the controller lacks a series of the run.
     """
-    latest, reason = _latest(job.node.models_dir)
-    if latest is not None:
-        reason = _misfit(latest, job)
-    if latest is None or reason:
-        return Start(_fresh(job, run), reason)
-    return Start(
-        replace(
-            latest,
-            train_fraction=job.settings.train_fraction,
-            season=job.plan.season,
-            run=run,
-            round=0,
-            nodes=(),
-            created=now_utc(),
-            parent=latest.digest,
-        ),
-        "",
-    )
+    if not warm:
+        return Start(_fresh(job, run), "", "warm-start is false")
+    reason = ""
+    for load in (load_best, load_latest):
+        found, reason = _earlier(load, job)
+        if found is not None:
+            begun = replace(
+                found,
+                train_fraction=job.settings.train_fraction,
+                season=job.plan.season,
+                run=run,
+                round=0,
+                nodes=(),
+                created=now_utc(),
+                parent=found.digest,
+            )
+            return Start(begun, found.file_name, "")
+    return Start(_fresh(job, run), "", reason)
 
 
 def after_round(
@@ -84,24 +85,11 @@ def after_round(
     return replace(before, round=number, nodes=tuple(nodes), taught=taught, created=now_utc(), arrays=weights)
 
 
-def common_of(
-    average: NDArray[Any], parts: Sequence[NDArray[Any]], examples: Sequence[int], has: NDArray[np.bool_]
-) -> Array:
-    """The common linear part: of each series the mean over the nodes that have it, weighted by examples.
-
-    Args:
-        average: Of all nodes' parts, shape [k, window, h]: what a series keeps that no node has.
-        parts: The nodes' parts.
-        examples: How many windows each node was trained on.
-        has: Which node has which series, shape [nodes, k].
-    """
-    common = np.array(average, np.float32)
-    for series, those in enumerate(has.T):
-        if bool(those.any()):
-            rows = [part[series] for part, one in zip(parts, those, strict=True) if one]
-            weights = [count for count, one in zip(examples, those, strict=True) if one]
-            common[series] = np.average(rows, axis=0, weights=weights)
-    return common
+def known_levels(levels: Collection[Level], artifact: Artifact) -> tuple[Level, ...]:
+    """What a node measured, without what the model does not forecast; of what is told twice, the last."""
+    places = {(level.series, level.horizon_steps): level for level in levels}
+    known = [(name, steps) for name in artifact.schema.names for steps in artifact.horizons]
+    return tuple(places[place] for place in known if place in places)
 
 
 def evaluate(artifact: Artifact, node: NodeConfig, rows: Rows | None) -> dict[str, Any]:
@@ -121,21 +109,25 @@ def evaluate(artifact: Artifact, node: NodeConfig, rows: Rows | None) -> dict[st
     return {"scores": evaluation.scores.to_dict()}
 
 
-def _latest(directory: Path) -> tuple[Artifact | None, str]:
+def _earlier(load: Callable[[Path], Artifact | None], job: Job) -> tuple[Artifact | None, str]:
+    """The model that `load` finds if a run can go on from it, or why not."""
     try:
-        artifact = load_latest(directory)
+        found = load(job.node.models_dir)
     except CheckpointError as error:
         return None, error.message
-    return artifact, "" if artifact is not None else "there is no earlier model"
+    if found is None:
+        return None, "there is no earlier model"
+    reason = _misfit(found, job)
+    return (None, reason) if reason else (found, "")
 
 
-def _misfit(latest: Artifact, job: Job) -> str:
+def _misfit(earlier: Artifact, job: Job) -> str:
     plan, fraction = job.plan, job.settings.train_fraction
     schema = job.schema.select(job.names)
-    reason = latest.misfit(schema, plan.period_seconds, plan.window, plan.horizons, job.shape) or ""
-    if not reason and latest.train_fraction > fraction:
+    reason = earlier.misfit(schema, plan.period_seconds, plan.window, plan.horizons, job.shape) or ""
+    if not reason and earlier.train_fraction > fraction:
         return (
-            f"the earlier model was taught {latest.train_fraction:g} of the rows, this run measures on all after "
+            f"the earlier model was taught {earlier.train_fraction:g} of the rows, this run measures on all after "
             f"{fraction:g}"
         )
     return reason

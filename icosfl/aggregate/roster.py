@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from flwr.app import Message, MessageType, RecordDict
@@ -24,6 +24,7 @@ class Member:
         node: Its number in Flower.
         host: Its name.
         cutoff_ns: Up to this time its rows are trained on.
+        until_ns: Time of its newest row when the run began; up to it models are measured to be chosen.
         series: Names of those that it has.
         candidate: What is said of it.
     """
@@ -31,6 +32,7 @@ class Member:
     node: int
     host: str
     cutoff_ns: int
+    until_ns: int
     series: tuple[str, ...]
     candidate: Candidate
 
@@ -42,7 +44,7 @@ class Roster:
     Args:
         members: Those that take part, by host.
         left_out: Those that do not, and why.
-        names: Hosts by number, of all nodes that told their name.
+        names: Hosts by number, of all nodes whose name is known.
         silent: Numbers of nodes that did not answer at all: most likely gone, though still listed.
     """
 
@@ -65,42 +67,78 @@ class Roster:
             cure="wait until the nodes have enough rows, look at `icosfl status`, or lower min-nodes",
         )
 
+    def found_again(self, names: Mapping[int, str]) -> Roster:
+        """The roster for a run that goes on: a host that has another number by now has that; none counts as gone.
 
-def call(grid: BoundedGrid, question: Question, least: int, timeout: float) -> Roster:
+        Args:
+            names: Hosts by the numbers that they have now.
+        """
+        numbers = {host: number for number, host in sorted(names.items())}
+        members = tuple(
+            member if member.node in names else replace(member, node=numbers.get(member.host, member.node))
+            for member in self.members
+        )
+        known = {**self.names, **names}
+        return Roster(members, self.left_out, known, frozenset())
+
+
+def call(  # noqa: PLR0913, PLR0917 (all that asking needs)
+    grid: BoundedGrid,
+    question: Question,
+    least: int,
+    timeout: float,
+    names: Mapping[int, str],
+    waiting: Callable[[int, tuple[str, ...]], None],
+) -> Roster:
     """Ask every node that is online, once `least` are; at most `timeout` seconds for them to come, and to answer.
 
     The SuperLink holds a node whose connection broke for online for a while. Where too few take part because such a one
     did not answer, all are asked once more, when it is back or after as long again.
 
+    Args:
+        grid: The way to the nodes.
+        question: What they are asked.
+        least: How many have to take part.
+        timeout: Seconds.
+        names: Hosts by number, as far as they are known.
+        waiting: Told how many are online, and which hosts are known not to be, when too few are at first.
+
     Raises:
         Unavailable: the SuperLink stays away.
     """
-    roster, unanswered = _ask(grid, question, least, timeout)
+    online = set(grid.get_node_ids())
+    if len(online) < least:
+        waiting(len(online), tuple(sorted({host for node, host in names.items() if node not in online})))
+    roster, unanswered = _ask(grid, question, least, timeout, names)
     if len(roster.members) < least and unanswered:
-        roster, _ = _ask(grid, question, least, timeout)
+        roster, _ = _ask(grid, question, least, timeout, names)
     return roster
 
 
-def _ask(grid: BoundedGrid, question: Question, least: int, timeout: float) -> tuple[Roster, bool]:
+def _ask(
+    grid: BoundedGrid, question: Question, least: int, timeout: float, names: Mapping[int, str]
+) -> tuple[Roster, bool]:
     """Ask once; returns also whether a node was asked that gave no reply of its own."""
     nodes = grid.wait_for_nodes(least, timeout)
     messages = [Message(pack(question), node, MessageType.QUERY, group_id="query") for node in nodes]
     answers = pair(messages, grid.send_and_receive(messages, timeout=timeout), timeout)
-    return muster(answers), any(isinstance(answer, NoReply) for answer in answers.values())
+    return muster(answers, names), any(isinstance(answer, NoReply) for answer in answers.values())
 
 
-def muster(answers: Mapping[int, RecordDict | NoReply]) -> Roster:
+def muster(answers: Mapping[int, RecordDict | NoReply], known: Mapping[int, str]) -> Roster:
     """Sort nodes by their answers into those that take part and those that do not; one host counts once.
 
     Args:
         answers: By the nodes' numbers.
+        known: Hosts by number; a node that tells its name is called by that.
     """
     members: dict[str, Member] = {}
     left_out: list[Absent] = []
-    names: dict[int, str] = {}
+    names: dict[int, str] = dict(known)
     for node, answer in answers.items():
-        judged = _judge(node, answer)
-        if judged.host != _unnamed(node):
+        unnamed = f"SuperNode {node}"
+        judged = _judge(node, answer, known.get(node, unnamed))
+        if judged.host != unnamed:
             names[node] = judged.host
         if isinstance(judged, Absent):
             left_out.append(judged)
@@ -117,15 +155,15 @@ def muster(answers: Mapping[int, RecordDict | NoReply]) -> Roster:
     )
 
 
-def _judge(node: int, answer: RecordDict | NoReply) -> Member | Absent:
+def _judge(node: int, answer: RecordDict | NoReply, name: str) -> Member | Absent:
     if isinstance(answer, NoReply):
-        return Absent(_unnamed(node), answer.reason)
+        return Absent(name, answer.reason)
     try:
         standing = unpack_reply(answer, Standing)
     except SchemaMismatch as error:
-        return Absent(_unnamed(node), error.message)
+        return Absent(name, error.message)
     if isinstance(standing, Refused):
-        return Absent(standing.host or _unnamed(node), standing.reason)
+        return Absent(standing.host or name, standing.reason)
     try:
         return _member(node, standing)
     except DataError as error:
@@ -142,11 +180,7 @@ def _member(node: int, standing: Standing) -> Member:
     if standing.reason or standing.cutoff_ns is None or standing.newest is None:
         raise NotReady(standing.reason or "there is no row yet")
     candidate = Candidate(standing.host, standing.rows, _iso(standing.newest), standing.train_windows)
-    return Member(node, standing.host, standing.cutoff_ns, standing.series, candidate)
-
-
-def _unnamed(node: int) -> str:
-    return f"SuperNode {node}"
+    return Member(node, standing.host, standing.cutoff_ns, standing.newest, standing.series, candidate)
 
 
 def _iso(time_ns: int) -> str:

@@ -1,4 +1,9 @@
-"""One federated run from its question to its result, step by step; Flower's ServerApp only calls it."""
+"""One federated run from its question to its result, step by step; Flower's ServerApp only calls it.
+
+The loop of rounds is ours: Flower's own cannot begin at a later round, end early or do with the first replies. What it
+does between two rounds is in a checkpoint, so that another ServerApp can go on where this one died. A round is saved
+in this order: its model, the checkpoint, its event.
+"""
 
 from __future__ import annotations
 
@@ -7,67 +12,135 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from flwr.app import ArrayRecord, MetricRecord
+import numpy as np
+from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from icosfl.aggregate import model
+from icosfl.aggregate.check import check
+from icosfl.aggregate.checkpoint import CHECKPOINT_FILE, Checkpoint, read_checkpoint, write_checkpoint
+from icosfl.aggregate.combine import Combiner, Contribution
+from icosfl.aggregate.ending import conclude, result_of, skills_of
+from icosfl.aggregate.exchange import Answers, Exchange
+from icosfl.aggregate.experiments import Recorder, open_recorder
 from icosfl.aggregate.grid import BoundedGrid
-from icosfl.aggregate.handout import Delivery, hand_out
+from icosfl.aggregate.guards import Expected
+from icosfl.aggregate.names import read_names
+from icosfl.aggregate.policy import (
+    Choice,
+    Measured,
+    Selection,
+    count_missed,
+    enough,
+    learning_rate,
+    select,
+    weigh,
+)
 from icosfl.aggregate.progress import (
     RESULT_FILE,
+    Absent,
     Failed,
     Finished,
     ProgressLog,
     Ready,
+    Resumed,
     RoundDone,
     Started,
+    Stopped,
+    Waiting,
     prune_runs,
+    read_progress,
     utc_now,
 )
-from icosfl.aggregate.roster import Roster, call
-from icosfl.aggregate.settings import RunSettings
-from icosfl.aggregate.strategy import CheckedFedAvg
+from icosfl.aggregate.record import hold, purpose_of, read_config, write_config
+from icosfl.aggregate.roster import Member, Roster, call
+from icosfl.aggregate.settings import CHECK, RESUME, RunSettings, resumed_run
 from icosfl.config import NodeConfig, SeriesConfig, schema_of
 from icosfl.errors import IcosflError, RunFailed, StoreUnavailable
 from icosfl.schema import Rows
 from icosfl.store import open_store
-from icosfl.train.artifact import Artifact, save
+from icosfl.train.artifact import Artifact, load_exactly, save
 from icosfl.train.files import write_atomically
 from icosfl.train.messages import Question, Task
 from icosfl.train.node import Job
 from icosfl.train.prune import prune_models
-from icosfl.train.records import array_record
-from icosfl.train.scores import summary
+from icosfl.train.records import array_record, pack_arrays
+from icosfl.train.validation import fleet_skill
 
 logger = logging.getLogger(__name__)
 
 
-def federate(grid: Grid, run: str, node: NodeConfig, config: Mapping[str, object]) -> Artifact:
-    """Run it all on the controller; returns the global model, which every node that the result names has.
+def federate(grid: Grid, run: str, node: NodeConfig, config: Mapping[str, object]) -> None:
+    """Run it all on the controller, or what an interrupted run has left to do.
 
     Args:
         grid: Flower's way to the nodes.
-        run: The run's id.
+        run: Flower's number of what it runs.
         node: The controller's configuration.
         config: The run's configuration.
 
     Raises:
-        RunFailed: too few nodes could take part, replied with valid updates, or took the model.
+        RunFailed: too few nodes could take part, replied with valid updates, or took the model; or another ServerApp
+            is at the run.
         IcosflError: something else that has a name. Whatever it is, the run's progress says so first if it can.
     """
-    log = ProgressLog(node.runs_dir / run)
-    try:
-        return _Run(BoundedGrid(grid), run, node, RunSettings.from_run_config(config), log).steps()
-    except IcosflError as error:
-        _tell(log, Failed(utc_now(), error.message, error.cure))
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        _tell(log, Failed(utc_now(), reason, "`flwr log` on the controller has the whole of it"))
-        raise
+    directory = node.runs_dir / (resumed_run(config) or run)
+    with hold(directory):
+        log = ProgressLog(directory)
+        try:
+            log.mend()
+            settings = RunSettings.from_run_config(config)
+            try:
+                _begin(log, run, settings, config)
+                _carry_out(BoundedGrid(grid), node, settings, log)
+            finally:
+                prune_runs(node.runs_dir, settings.keep_models, directory.name, purpose_of)
+        except IcosflError as error:
+            _tell(log, Failed(utc_now(), error.message, error.cure))
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            _tell(log, Failed(utc_now(), reason, "`flwr log` on the controller has the whole of it"))
+            raise
+
+
+def _carry_out(grid: BoundedGrid, node: NodeConfig, settings: RunSettings, log: ProgressLog) -> None:
+    if settings.purpose == CHECK:
+        check(grid, log.directory.name, node, settings)
+    else:
+        _Training(grid, node, settings, log).steps()
+
+
+def _begin(log: ProgressLog, run: str, settings: RunSettings, config: Mapping[str, object]) -> None:
+    """Open the record of a new run, or that of the run that goes on.
+
+    Raises:
+        RunFailed: there is no such run, it is over, or it began with another configuration.
+        CheckpointError: its state cannot be read.
+    """
+    kept = {key: value for key, value in config.items() if key != RESUME}
+    train = settings.train
+    if not settings.resume:
+        write_config(log.directory, kept)
+        log.append(Started(utc_now(), run, train.num_server_rounds, train.min_nodes))
+        return
+    events, begun = read_progress(log.directory), read_config(log.directory)
+    cure = "start a new run; it goes on from the best model: icosfl train --fresh"
+    if not begun:
+        raise RunFailed(f"run {settings.resume} cannot go on: it has no record in {log.directory}", cure=cure)
+    if events and isinstance(events[-1], Finished):
+        raise RunFailed(f"run {settings.resume} cannot go on: it is finished", cure=cure)
+    other = sorted(key for key in kept.keys() | begun.keys() if kept.get(key) != begun.get(key))
+    if other:
+        told = "; ".join(f"{key} was {begun.get(key)!r}, and is {kept.get(key)!r}" for key in other)
+        raise RunFailed(f"run {settings.resume} cannot go on with other settings: {told}", cure=cure)
+    if not any(isinstance(event, Started) for event in events):
+        log.append(Started(utc_now(), settings.resume, train.num_server_rounds, train.min_nodes))
+    saved = read_checkpoint(log.directory)
+    log.append(Resumed(utc_now(), settings.resume, run, 0 if saved is None else saved[0].round))
 
 
 def _tell(log: ProgressLog, failed: Failed) -> None:
@@ -78,72 +151,81 @@ def _tell(log: ProgressLog, failed: Failed) -> None:
         logger.error("%s; the progress of the run ends here: %s", failed.line, error)  # noqa: TRY400 (it says it all)
 
 
-class _Run:
-    """The steps of a run."""
+class _Training:
+    """The steps of a training run."""
 
-    def __init__(self, grid: BoundedGrid, run: str, node: NodeConfig, settings: RunSettings, log: ProgressLog) -> None:
+    def __init__(self, grid: BoundedGrid, node: NodeConfig, settings: RunSettings, log: ProgressLog) -> None:
         self._grid = grid
-        self._run = run
         self._node = node
         self._settings = settings
         self._log = log
-        self._started = time.monotonic()
+        self._run = log.directory.name
+        self._job = Job(node, settings.train, _question(node, settings))
+        self._combiner = Combiner(settings.combine, self._job.shape)
+        self._exchange = Exchange(grid, settings.policy.timeout_seconds)
+        self._least = max(settings.train.min_nodes, self._combiner.least)
+        self._began = time.monotonic()
 
-    def steps(self) -> Artifact:
-        """Ask, train round by round, hand out; however it ends, old models and runs are deleted on the controller."""
+    def steps(self) -> None:
+        """Ask, train round by round, hand out; however it ends, old models are deleted on the controller."""
+        past = [event for event in read_progress(self._log.directory) if isinstance(event, RoundDone)]
+        recorder = open_recorder(self._settings, self._run, self._log.directory, past)
+        needed: set[str] = set()
+        finished: Finished | None = None
         try:
-            return self._steps()
+            state, artifact = self._state(recorder)
+            rows = self._own_rows()
+            while state.round < self._settings.train.num_server_rounds and state.stopped is None:
+                needed = _needed(state)
+                state, artifact = self._round(state, artifact, rows)
+                self._tell(state, recorder)
+            needed = _needed(state)
+            finished = self._finish(state, artifact, rows)
         finally:
-            prune_models(self._node.models_dir, self._settings.keep_models)
-            prune_runs(self._node.runs_dir, self._settings.keep_models, self._run)
+            recorder.finish(finished)
+            prune_models(self._node.models_dir, self._settings.keep_models, needed)
 
-    def _steps(self) -> Artifact:
-        train = self._settings.train
-        self._log.append(Started(utc_now(), self._run, train.num_server_rounds, train.min_nodes))
-        job = Job(self._node, train, self._question())
-        roster = self._roster(job)
-        begun = self._begin(job, roster)
-        rows = self._own_rows()
-        strategy = self._strategy(job, roster, begun)
-        rounds = _Rounds(self._log, self._node, strategy, begun, rows, train.num_server_rounds)
-        strategy.start(
-            self._grid,
-            array_record(begun.arrays),
-            num_rounds=train.num_server_rounds,
-            timeout=train.round_timeout_seconds,
-            evaluate_fn=rounds.after,
-        )
-        keep = self._settings.keep_models
-        delivery = hand_out(self._grid, rounds.artifact, roster, keep, train.round_timeout_seconds)
-        self._finish(rounds, delivery)
-        return rounds.artifact
-
-    def _question(self) -> Question:
-        """Ask for the run's series in the controller's units.
+    def _state(self, recorder: Recorder) -> tuple[Checkpoint, Artifact]:
+        """Where the run begins, or goes on.
 
         Raises:
-            SchemaMismatch: the controller's store lacks one.
+            RunFailed: too few nodes take part.
+            CheckpointError: what was saved cannot be read.
         """
-        wanted = schema_of(self._node.series).select(self._settings.train.series).series
-        series = tuple(SeriesConfig(name=one.name, unit=one.unit) for one in wanted)
-        return Question(series=series, period_seconds=self._node.period_seconds)
+        saved = read_checkpoint(self._log.directory) if self._settings.resume else None
+        if saved is None:
+            return self._start()
+        state, combining = saved
+        self._combiner.restore(combining)
+        artifact = load_exactly(self._node.models_dir / state.file, state.digest, CHECKPOINT_FILE)
+        save(artifact, self._node.models_dir)  # a later round may have been saved, and not have been completed
+        self._began -= state.seconds
+        state = replace(state, roster=state.roster.found_again(read_names(self._node.runs_dir)))
+        self._tell(state, recorder)
+        return state, artifact
 
-    def _roster(self, job: Job) -> Roster:
-        """Ask the nodes, and load torch meanwhile: it takes seconds, and is needed as soon as they have answered."""
-        loading = threading.Thread(target=importlib.import_module, args=["icosfl.train.loop"])
-        loading.start()
-        try:
-            return call(self._grid, job.question, job.settings.min_nodes, self._settings.query_timeout_seconds)
-        finally:
-            loading.join()
-
-    def _begin(self, job: Job, roster: Roster) -> Artifact:
-        roster.require(self._settings.train.min_nodes)
-        started = model.start(job, self._run)
+    def _start(self) -> tuple[Checkpoint, Artifact]:
+        roster = self._roster()
+        roster.require(self._least)
+        started = model.start(self._job, self._run, warm=self._settings.warm_start)
         candidates = tuple(member.candidate for member in roster.members)
         parent = started.artifact.parent
         self._log.append(Ready(utc_now(), candidates, roster.left_out, parent, started.fresh_because))
-        return started.artifact
+        state = Checkpoint(self._run, 0, started.parent_file, parent or "", roster, {}, Choice(), 0.0, None, None)
+        return state, started.artifact
+
+    def _roster(self) -> Roster:
+        """Ask the nodes, and load torch meanwhile: it takes seconds, and is needed as soon as they have answered."""
+        loading = threading.Thread(target=importlib.import_module, args=["icosfl.train.loop"])
+        loading.start()
+        names, timeout = read_names(self._node.runs_dir), self._settings.query_timeout_seconds
+        try:
+            return call(self._grid, self._job.question, self._least, timeout, names, self._waiting)
+        finally:
+            loading.join()
+
+    def _waiting(self, online: int, missing: tuple[str, ...]) -> None:
+        self._log.append(Waiting(utc_now(), online, self._least, missing))
 
     def _own_rows(self) -> Rows | None:
         try:
@@ -153,47 +235,156 @@ class _Run:
             logger.warning("the model will not be evaluated here: %s", error)
             return None
 
-    def _strategy(self, job: Job, roster: Roster, begun: Artifact) -> CheckedFedAvg:
-        train = self._settings.train
-        return CheckedFedAvg(
-            roster.members,
-            Task("", 0, job.question, 0, 0, train.learning_rate),
-            shape=begun.shape,
+    def _round(self, before: Checkpoint, artifact: Artifact, rows: Rows | None) -> tuple[Checkpoint, Artifact]:
+        """Do one round: its model is saved, and then the state that this returns too.
+
+        Raises:
+            RunFailed: too few nodes are there, or too few valid updates.
+            CheckpointError: the disk does not take them.
+        """
+        started, number = time.monotonic(), before.round + 1
+        train, policy = self._settings.train, self._settings.policy
+        rate = learning_rate(policy, train.learning_rate, number, train.num_server_rounds)
+        selection = self._selection(before, number)
+        answers = self._answers(number, artifact, selection, rate)
+        left_out = [*selection.left_out, *answers.left_out]
+        _require(number, len(answers.updates), selection.need, left_out, "valid updates")
+        series = {member.host: member.series for member in before.roster.members}
+        names = artifact.schema.names
+        contributions = [
+            Contribution(host, update.arrays, update.examples, np.array([name in series[host] for name in names]))
+            for host, update in answers.updates.items()
+        ]
+        combined = self._combiner.combine(number, list(artifact.arrays), contributions)
+        left_out += combined.notes
+        for absent in left_out:
+            logger.warning("round %s: %s", number, absent)
+        taught = {name for host in combined.used for name in series[host]}
+        after = model.after_round(artifact, number, combined.used, taught, combined.arrays)
+        save(after, self._node.models_dir)
+        levels = {
+            host: known
+            for host, update in answers.updates.items()
+            if (known := model.known_levels(update.trained.validation, artifact))
+        }
+        choice = before.choice
+        if before.file:
+            measured = Measured(before.round, before.file, before.digest, levels)
+            choice = weigh(choice, measured, policy.min_improvement)
+        used = [answers.updates[host] for host in combined.used]
+        examples = sum(update.examples for update in used)
+        done = RoundDone(
+            time=utc_now(),
+            round=number,
+            of=train.num_server_rounds,
+            nodes=combined.used,
+            left_out=tuple(left_out),
+            loss=sum(update.trained.loss * update.examples for update in used) / examples,
+            examples=examples,
+            seconds=time.monotonic() - started,
+            digest=after.digest,
+            evaluation=model.evaluate(after, self._node, rows),
+            skills=skills_of(levels),
+            skill=fleet_skill(levels),
+            seconds_by_node=answers.seconds,
+            learning_rate=rate,
+            epsilon=combined.epsilon,
+        )
+        reason = enough(choice, policy.patience) if number < train.num_server_rounds else ""
+        state = Checkpoint(
             run=self._run,
-            min_nodes=train.min_nodes,
-            timeout=train.round_timeout_seconds,
+            round=number,
+            file=after.file_name,
+            digest=after.digest,
+            roster=before.roster,
+            missed=count_missed(before.missed, answers.seconds, answers.silent),
+            choice=choice,
+            seconds=time.monotonic() - self._began,
+            done=done,
+            stopped=Stopped(utc_now(), number, train.num_server_rounds, reason) if reason else None,
+        )
+        write_checkpoint(self._log.directory, state, self._combiner.state())
+        return state, after
+
+    def _selection(self, before: Checkpoint, number: int) -> Selection:
+        """Choose whom to ask; while too few are free, wait for others, as long as for answers to a query at most.
+
+        Raises:
+            RunFailed: too few are free.
+        """
+
+        def look() -> Selection:
+            self._exchange.drop_late()
+            return select(
+                before.roster.members,
+                set(self._grid.get_node_ids()),
+                busy=self._exchange.busy,
+                missed=before.missed,
+                policy=self._settings.policy,
+                least=self._least,
+                seed=self._settings.train.seed,
+                number=number,
+            )
+
+        def ample(selection: Selection) -> bool:
+            return len(selection.free) >= self._least
+
+        selection = look()
+        if not ample(selection):
+            self._waiting(len(selection.free), tuple(absent.host for absent in selection.left_out))
+            selection = self._grid.poll(look, ample, self._settings.query_timeout_seconds)
+        _require(number, len(selection.free), self._least, selection.left_out, "nodes online")
+        return selection
+
+    def _answers(self, number: int, artifact: Artifact, selection: Selection, rate: float) -> Answers:
+        version, arrays = f"{self._run}/{number}", array_record(artifact.arrays)
+        task = Task(version, number, self._job.question, 0, 0, rate, self._combiner.proximal_mu)
+
+        def message(member: Member) -> Message:
+            own = replace(task, cutoff_ns=member.cutoff_ns, until_ns=member.until_ns)
+            return Message(pack_arrays(own, arrays), member.node, MessageType.TRAIN, group_id=str(number))
+
+        return self._exchange.train(
+            number,
+            [(member, message(member)) for member in selection.asked],
+            selection.take,
+            lambda member: Expected(member.host, version, artifact.shape, member.candidate.windows),
         )
 
-    def _finish(self, rounds: _Rounds, delivery: Delivery) -> None:
-        """Write the result, then say that the run is over.
+    def _tell(self, state: Checkpoint, recorder: Recorder) -> None:
+        """Tell what the state says of its round, as far as it has not been told."""
+        told = read_progress(self._log.directory)
+        if state.done is not None and state.done not in told:
+            self._log.append(state.done)
+            recorder.round(state.done)
+        if state.stopped is not None and state.stopped not in told:
+            self._log.append(state.stopped)
+
+    def _finish(self, state: Checkpoint, artifact: Artifact, rows: Rows | None) -> Finished:
+        """Hand out, write the result, then say that the run is over.
 
         Raises:
             RunFailed: fewer nodes than a round needs took the model.
         """
-        artifact = rounds.artifact
-        seconds = time.monotonic() - self._started
-        scores = {receipt.host: receipt.scores for receipt in delivery.received if receipt.scores is not None}
-        result = {
-            "run": self._run,
-            "digest": artifact.digest,
-            "rounds": artifact.round,
-            "trained_by": list(artifact.nodes),
-            "seconds": seconds,
-            "controller": {"host": self._node.host, **rounds.evaluation},
-            "nodes": [
-                {
-                    "host": receipt.host,
-                    "scores": None if receipt.scores is None else receipt.scores.to_dict(),
-                    "reason": receipt.reason,
-                }
-                for receipt in delivery.received
-            ],
-            "summary": [each.to_dict() for each in summary(scores)],
-            "missing": [{"host": absent.host, "reason": absent.reason} for absent in delivery.missing],
-        }
-        write_atomically(
-            self._node.runs_dir / self._run / RESULT_FILE, json.dumps(result, indent=1, allow_nan=False).encode()
+        keep, timeout = self._settings.keep_models, self._settings.policy.timeout_seconds
+        outcome = conclude(self._grid, self._node, state, artifact, rows, keep, timeout)
+        seconds = time.monotonic() - self._began
+        epsilon = None if state.done is None else state.done.epsilon
+        result = result_of(outcome, self._run, state.round, seconds, self._node.host, epsilon)
+        delivery = outcome.delivery
+        finished = Finished(
+            time=utc_now(),
+            rounds=state.round,
+            nodes=tuple(receipt.host for receipt in delivery.received),
+            left_out=delivery.missing,
+            digest=outcome.artifact.digest,
+            seconds=seconds,
+            round=outcome.round,
+            skill=result["skill"],
+            epsilon=epsilon,
+            why=outcome.why,
         )
+        write_atomically(self._log.directory / RESULT_FILE, json.dumps(result, indent=1, allow_nan=False).encode())
         least = self._settings.train.min_nodes
         if len(delivery.received) < least:
             why = "; ".join(str(absent) for absent in delivery.missing) or "no node is online"
@@ -202,52 +393,31 @@ class _Run:
                 f"took it: {why}",
                 cure="look at `icosfl status`, then train again",
             )
-        hosts = tuple(receipt.host for receipt in delivery.received)
-        self._log.append(Finished(utc_now(), artifact.round, hosts, delivery.missing, artifact.digest, seconds))
+        self._log.append(finished)
+        return finished
 
 
-class _Rounds:
-    """What is done with the average of each round: evaluated, saved, told of."""
+def _question(node: NodeConfig, settings: RunSettings) -> Question:
+    """Ask for the run's series in the controller's units.
 
-    def __init__(  # noqa: PLR0913, PLR0917 (the parts of a run)
-        self,
-        log: ProgressLog,
-        node: NodeConfig,
-        strategy: CheckedFedAvg,
-        begun: Artifact,
-        rows: Rows | None,
-        of: int,
-    ) -> None:
-        self._log = log
-        self._node = node
-        self._strategy = strategy
-        self._rows = rows
-        self._of = of
-        self.artifact = begun
-        self.evaluation: dict[str, Any] = {}
+    Raises:
+        SchemaMismatch: the controller's store lacks one.
+    """
+    wanted = schema_of(node.series).select(settings.train.series).series
+    series = tuple(SeriesConfig(name=one.name, unit=one.unit) for one in wanted)
+    return Question(series=series, period_seconds=node.period_seconds)
 
-    def after(self, number: int, arrays: ArrayRecord) -> MetricRecord | None:
-        """Called by Flower's strategy before the first round with number 0, and after each round."""
-        report = self._strategy.report
-        if number == 0 or report is None:
-            return None
-        self.artifact = model.after_round(
-            self.artifact, number, report.nodes, report.series, arrays.to_numpy_ndarrays()
+
+def _needed(state: Checkpoint) -> set[str]:
+    """The digests of the models without which a run could not go on, or hand its best one out."""
+    best = state.choice.best
+    return {state.digest, *(() if best is None else (best.digest,))}
+
+
+def _require(number: int, there: int, need: int, left_out: Sequence[Absent], what: str) -> None:
+    if there < need:
+        why = "; ".join(str(absent) for absent in left_out) or "no other node takes part"
+        raise RunFailed(
+            f"round {number}: {there} {what}, at least {need} are needed: {why}",
+            cure="look at `icosfl status` and the log of the nodes' executors, or lower min-nodes",
         )
-        self.evaluation = model.evaluate(self.artifact, self._node, self._rows)
-        save(self.artifact, self._node.models_dir)
-        self._log.append(
-            RoundDone(
-                time=utc_now(),
-                round=number,
-                of=self._of,
-                nodes=report.nodes,
-                left_out=report.left_out,
-                loss=report.loss,
-                examples=report.examples,
-                seconds=time.monotonic() - report.started,
-                digest=self.artifact.digest,
-                evaluation=self.evaluation,
-            )
-        )
-        return MetricRecord({"loss": report.loss, "examples": report.examples})

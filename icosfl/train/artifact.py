@@ -1,7 +1,7 @@
 """The model file: everything that a forecast needs beside the node's rows, with a digest, written atomically.
 
 One `.npz` file an artifact, without pickles: arrays, and the rest as JSON. The file `latest` beside them names the
-newest.
+newest; on a controller, `best` names the one that the last finished run handed out.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from icosfl.train.shape import Array, ModelShape, check_arrays
 
 FORMAT = 2
 LATEST = "latest"
+BEST = "best"
 
 _META = "meta"
 _RUN = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -207,14 +208,31 @@ def load(path: Path) -> Artifact:
     return from_bytes(content, str(path))
 
 
+def point_best(artifact: Artifact, directory: Path) -> None:
+    """Let `best` name an artifact that is saved in the directory.
+
+    Raises:
+        CheckpointError: the directory cannot be written.
+    """
+    write_pointer(directory / BEST, artifact.file_name, artifact.digest)
+
+
 def latest_digest(directory: Path) -> str | None:
     """The digest of the newest artifact, without reading it: cheap to ask often. None when there is none.
 
     Raises:
         CheckpointError: `latest` is damaged.
     """
-    pointer = read_pointer(directory / LATEST)
-    return None if pointer is None else pointer[1]
+    return _named_digest(directory / LATEST)
+
+
+def best_digest(directory: Path) -> str | None:
+    """The digest of the artifact that `best` names, without reading it; None when it names none.
+
+    Raises:
+        CheckpointError: `best` is damaged.
+    """
+    return _named_digest(directory / BEST)
 
 
 def load_latest(directory: Path) -> Artifact | None:
@@ -223,14 +241,43 @@ def load_latest(directory: Path) -> Artifact | None:
     Raises:
         CheckpointError: the file that `latest` names is missing, damaged or another one.
     """
-    pointer = read_pointer(directory / LATEST)
-    if pointer is None:
-        return None
-    name, digest = pointer
-    artifact = load(directory / name)
+    return _load_named(directory, LATEST)
+
+
+def load_best(directory: Path) -> Artifact | None:
+    """The artifact that `best` names, or None when it names none.
+
+    Raises:
+        CheckpointError: the file that `best` names is missing, damaged or another one.
+    """
+    return _load_named(directory, BEST)
+
+
+def load_exactly(path: Path, digest: str, named_by: str) -> Artifact:
+    """Read an artifact's file, and make sure that it is the one of this digest.
+
+    Args:
+        path: The file.
+        digest: The digest.
+        named_by: What names both, for errors.
+
+    Raises:
+        CheckpointError: it is missing, damaged or another one.
+    """
+    artifact = load(path)
     if artifact.digest != digest:
-        raise CheckpointError(f"{directory / name}: is not the model that {LATEST} names", cure=_CURE)
+        raise CheckpointError(f"{path}: is not the model that {named_by} names", cure=_CURE)
     return artifact
+
+
+def _load_named(directory: Path, pointer: str) -> Artifact | None:
+    named = read_pointer(directory / pointer)
+    return None if named is None else load_exactly(directory / named[0], named[1], pointer)
+
+
+def _named_digest(pointer: Path) -> str | None:
+    named = read_pointer(pointer)
+    return None if named is None else named[1]
 
 
 def _canonical(data: object) -> bytes:

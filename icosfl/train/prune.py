@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from icosfl.errors import CheckpointError
-from icosfl.train.artifact import latest_digest, load
+from icosfl.train.artifact import best_digest, latest_digest, load
 from icosfl.train.files import evaluation_path
 
 logger = logging.getLogger(__name__)
@@ -23,17 +23,19 @@ class _Model:
     path: Path
 
 
-def prune_models(directory: Path, keep: int) -> None:
-    """Delete all models but the newest `keep`, each with its evaluation; the one that `latest` names always stays.
+def prune_models(directory: Path, keep: int, needed: Collection[str] = ()) -> None:
+    """Delete all models but the newest `keep`, each with its evaluation.
+
+    Those that `latest` and `best` name always stay, and those of the digests that are still `needed`.
 
     A file that does not prove by its digest to be a model stays too. The evaluation goes before the model, each in one
     step, so whatever ends this in between, the rest is done next time. What cannot be deleted is logged: no run is
     worth less for an old file.
     """
     try:
-        latest = latest_digest(directory)
+        named = (latest_digest(directory), best_digest(directory))
         models = sorted(_models(directory), reverse=True)
-        kept = {latest, *(model.digest for model in models[:keep])}
+        kept = {*named, *needed, *(model.digest for model in models[:keep])}
         for model in models[keep:]:
             if model.digest not in kept:
                 evaluation_path(directory, model.digest).unlink(missing_ok=True)

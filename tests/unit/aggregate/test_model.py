@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from icosfl.aggregate import model
-from icosfl.train.artifact import LATEST, save
+from icosfl.train.artifact import LATEST, point_best, save
+from icosfl.train.messages import Level
 from icosfl.train.node import Job
 from icosfl.train.settings import TrainSettings
 from support import made_up
@@ -78,14 +79,39 @@ def test_a_model_is_taught_what_the_nodes_of_its_rounds_have_and_what_its_parent
     assert second.taught == ("cpu_usage", "power")
 
 
-def test_the_common_part_of_a_series_is_the_mean_of_those_that_have_it() -> None:
-    parts = [np.full((3, 4, 2), value, np.float32) for value in (1.0, 2.0, 4.0)]
-    has = np.array([[True, False, False], [True, True, False], [True, True, False]])
+def test_a_run_goes_on_from_the_best_model_and_from_the_newest_where_that_does_not_fit(tmp_path: Path) -> None:
+    own, other = job(tmp_path), job(tmp_path, network="gru")
+    best, newest = model.start(own, "1").artifact, model.start(other, "2").artifact
+    for artifact in (best, newest):
+        save(artifact, own.node.models_dir)
+    point_best(best, own.node.models_dir)
 
-    common = model.common_of(np.full((3, 4, 2), 9.0), parts, [10, 10, 30], has)
+    from_best, from_newest = model.start(own, "3"), model.start(other, "3")
 
-    assert common.dtype == np.float32
-    assert [set(row.ravel().tolist()) for row in common] == [{3.0}, {3.5}, {9.0}]
+    assert (from_best.artifact.parent, from_best.parent_file) == (best.digest, best.file_name)
+    assert (from_newest.artifact.parent, from_newest.parent_file) == (newest.digest, newest.file_name)
+
+
+def test_a_run_that_must_not_go_on_from_a_model_begins_afresh(tmp_path: Path) -> None:
+    own = job(tmp_path)
+    save(model.start(own, "1").artifact, own.node.models_dir)
+
+    started = model.start(own, "2", warm=False)
+
+    assert (started.artifact.parent, started.parent_file) == (None, "")
+    assert started.fresh_because == "warm-start is false"
+
+
+def test_of_what_a_node_says_of_a_model_only_what_the_model_forecasts_is_taken_and_each_once(tmp_path: Path) -> None:
+    artifact = model.start(job(tmp_path), "1").artifact
+    told = [
+        Level("cpu_usage", 5, 10, 1.0, 2.0),
+        Level("gpu", 1, 10, 0.0, 1.0),
+        Level("cpu_usage", 2, 10, 0.0, 1.0),
+        Level("cpu_usage", 5, 10, 1.5, 2.0),
+    ]
+
+    assert model.known_levels(told, artifact) == (told[3],)
 
 
 def test_another_season_is_no_reason_to_begin_afresh(tmp_path: Path) -> None:

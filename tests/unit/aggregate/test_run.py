@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from copy import copy
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,92 +12,19 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 
 from icosfl.aggregate import run as runs
-from icosfl.aggregate.progress import Failed, Finished, Ready, RoundDone, Started, read_progress
+from icosfl.aggregate.progress import Failed, Finished, Ready, RoundDone, Started
 from icosfl.errors import ConfigError, IcosflError, RunFailed, StoreUnavailable
-from icosfl.schema import Rows
 from icosfl.store.memory import MemoryStore
-from icosfl.train import client_app, node
-from icosfl.train.artifact import Artifact, load_latest
+from icosfl.train import node
 from icosfl.train.linear import fit_common
 from icosfl.train.local import cut, cutoff_of
 from icosfl.train.messages import Standing, Task, Update
-from icosfl.train.records import pack, pack_update, unpack, unpack_arrays
+from icosfl.train.records import pack, unpack
 from icosfl.train.settings import TrainSettings
-from icosfl.train.share import WHOLE, Share
+from icosfl.train.share import Share
 from support import made_up
 from support.fake_grid import FakeGrid
-
-MessageChange = Callable[[Message, RecordDict], RecordDict | Error | None]
-
-
-@dataclass
-class Worker:
-    """A node: its ClientApp as it is, on rows in memory; `change` may spoil a reply."""
-
-    directory: Path
-    host: str
-    rows: Rows
-    change: MessageChange = field(default=lambda _, content: content)
-    run_config: dict[str, Any] = field(default_factory=lambda: dict(made_up.RUN_CONFIG))
-    share: Share = WHOLE
-
-    def __call__(self, message: Message) -> RecordDict | Error | None:
-        own = made_up.node_config(self.directory, self.host)
-        config = replace(own, host=self.share.name(self.host))
-        settings = TrainSettings.from_run_config(self.run_config)
-        kind = message.metadata.message_type
-        if kind == "query":
-            content = pack(node.stand(node.Job(config, settings, made_up.QUESTION), self.share.take(self.rows)))
-        elif kind == "train":
-            task = unpack(message.content, Task)
-            job = node.Job(config, settings, task.question)
-            rows = self.share.take_at(self.rows, task.cutoff_ns, settings.train_fraction)
-            content = pack_update(node.train(job, rows, task, unpack_arrays(message.content)))
-        else:
-            content = client_app.receive(config, message.content, lambda: self.rows, self.share)
-        return self.change(message, content)
-
-
-@dataclass
-class Controller:
-    """A controller's directory, its rows, and the nodes that it sees."""
-
-    directory: Path
-    nodes: dict[int, Worker]
-    grid: FakeGrid
-
-    def run(self, run: str, **changes: Any) -> Artifact:
-        config = made_up.RUN_CONFIG | {key.replace("_", "-"): value for key, value in changes.items()}
-        for worker in self.nodes.values():
-            worker.run_config = config
-        return runs.federate(self.grid, run, made_up.node_config(self.directory, "controller"), config)
-
-    def events(self, run: str) -> list[Any]:
-        return list(read_progress(self.directory / "controller" / "runs" / run))
-
-    def result(self, run: str) -> dict[str, Any]:
-        path = self.directory / "controller" / "runs" / run / "result.json"
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-
-    def latest(self, host: str) -> Artifact | None:
-        return load_latest(self.directory / host / "models")
-
-
-@pytest.fixture
-def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Controller:
-    def open_filled(_: Any, schema: Any, *, read_only: bool) -> MemoryStore:
-        assert read_only
-        store = MemoryStore(schema, 1000)
-        store.append(made_up.rows(200, seed=9))
-        return store
-
-    monkeypatch.setattr(runs, "open_store", open_filled)
-    nodes = {
-        11: Worker(tmp_path, "worker-1", made_up.rows(200, seed=1)),
-        12: Worker(tmp_path, "worker-2", made_up.rows(150, seed=2)),
-        13: Worker(tmp_path, "worker-3", made_up.rows(15, seed=3)),
-    }
-    return Controller(tmp_path, nodes, FakeGrid(nodes))
+from support.one_process import Controller, Worker, claim_skill, spoil_training, update_in
 
 
 def test_a_run_tells_each_step_and_every_node_has_the_model(controller: Controller) -> None:
@@ -120,7 +45,7 @@ def test_a_run_tells_each_step_and_every_node_has_the_model(controller: Controll
     latest = [controller.latest(host) for host in hosts]
     assert {model.digest for model in latest if model} == {artifact.digest}
     assert artifact.nodes == ("worker-1", "worker-2")
-    assert artifact.round == 2
+    assert artifact.round == finished.round
     result = controller.result("1")
     assert result["digest"] == artifact.digest
     assert [entry["scores"] is not None for entry in result["nodes"]] == [True, True, False]
@@ -135,7 +60,7 @@ def test_the_average_weighs_nodes_by_their_examples(controller: Controller) -> N
 
     def note(message: Message, content: RecordDict) -> RecordDict:
         if message.metadata.message_type == "train":
-            update = runs_update(content)
+            update = update_in(content)
             sent[update.trained.host] = update
         return content
 
@@ -201,7 +126,7 @@ def test_the_common_part_of_a_series_that_one_node_has_is_that_nodes_own(control
 
     def note(message: Message, content: RecordDict) -> RecordDict:
         if message.metadata.message_type == "train":
-            sent.append(runs_update(content))
+            sent.append(update_in(content))
         return content
 
     controller.nodes[12].change = note
@@ -212,7 +137,14 @@ def test_the_common_part_of_a_series_that_one_node_has_is_that_nodes_own(control
     np.testing.assert_allclose(artifact.arrays[0].sum(axis=1), 1, rtol=1e-5)
 
 
-def test_the_next_run_goes_on_from_the_last_model(controller: Controller) -> None:
+def grow_better(controller: Controller) -> None:
+    """Let the nodes find each round's model better than the one before."""
+    for worker in controller.nodes.values():
+        worker.change = claim_skill(lambda number: number / 10)
+
+
+def test_the_next_run_goes_on_from_the_best_model(controller: Controller) -> None:
+    grow_better(controller)
     first = controller.run("1", num_server_rounds=1)
 
     second = controller.run("2", num_server_rounds=1, season="90s")
@@ -297,7 +229,7 @@ def test_a_node_that_does_not_reply_in_time_is_not_asked_again(controller: Contr
 
     first, second = controller.events("1")[2:4]
     assert [absent.reason for absent in first.left_out] == ["no reply within 0.2 s"]
-    assert second.left_out == ()
+    assert [str(absent) for absent in second.left_out] == ["worker-2: still at round 1"]
     asked = [message.metadata.dst_node_id for message in controller.grid.sent if message.metadata.group_id == "2"]
     assert asked == [11]
 
@@ -509,7 +441,7 @@ def test_a_run_whose_progress_cannot_be_written_fails_with_the_path_and_a_cure(c
     (controller.directory / "controller").mkdir()
     (controller.directory / "controller" / "runs").write_text("no directory", encoding="utf-8")
 
-    with pytest.raises(RunFailed, match=r"runs/1/progress\.jsonl: cannot be written") as caught:
+    with pytest.raises(RunFailed, match=r"runs/1/lock: cannot be written") as caught:
         controller.run("1")
 
     assert "runs_dir" in caught.value.cure
@@ -530,6 +462,7 @@ def test_a_disk_that_fills_up_does_not_hide_why_a_run_failed(controller: Control
 
 
 def test_old_models_and_runs_are_deleted_on_every_host_when_a_run_is_over(controller: Controller) -> None:
+    grow_better(controller)
     for run in ("1", "2", "3"):
         controller.run(run, keep_models=2)
 
@@ -552,23 +485,3 @@ def test_runs_that_fail_leave_no_more_behind_than_others(controller: Controller)
             controller.run(run, min_nodes=3, keep_models=2)
 
     assert sorted(path.name for path in (controller.directory / "controller" / "runs").iterdir()) == ["2", "3"]
-
-
-def runs_update(content: RecordDict) -> Update:
-    from icosfl.train.records import unpack_update
-
-    update = unpack_update(content)
-    assert isinstance(update, Update)
-    return update
-
-
-def spoil_training(spoil: Callable[[Update], object]) -> MessageChange:
-    def change(message: Message, content: RecordDict) -> RecordDict:
-        if message.metadata.message_type != "train":
-            return content
-        update = runs_update(content)
-        spoilt = replace(update, arrays=[array.copy() for array in update.arrays])
-        spoil(spoilt)
-        return pack_update(spoilt)
-
-    return change
