@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -117,25 +118,39 @@ def reset(
 
 
 @app.command()
-def train(
+def train(  # noqa: PLR0913, PLR0917 (each option is an argument)
     context: typer.Context,
     config: Annotated[
         list[str] | None,
         typer.Option("--config", "-c", metavar="KEY=VALUE", help="Override one value of the run configuration."),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the newest run, which failed or was interrupted, as it was configured."
+        ),
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew: go on with no run that was interrupted, and from no model.")
+    ] = False,
     inventory: InventoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the global model in one federated run, and show what it is worth on every node."""
+    """Train the global model in one federated run, and show what it is worth on every node.
+
+    A run that was interrupted is gone on with by itself if its configuration is the wanted one.
+    """
     from icosfl.fleet.everywhere import ask_all, seconds_between_looks
     from icosfl.fleet.outlook import await_new_models, summarise
     from icosfl.fleet.rounds import parse_overrides
     from icosfl.fleet.screens import fleet_screen, forecast_screen, skill_note
 
     session = _session(context, inventory, as_json)
+    variables = _beginning(resume=resume, fresh=fresh, config=config or [])
     fleet = session.fleet()
     overrides = parse_overrides(config or [], None)
-    variables = {"icosfl_training": {**fleet.hosts[0].training, **overrides}} if overrides else {}
+    if overrides:
+        variables["icosfl_training"] = {**fleet.hosts[0].training, **overrides}
     with session.screen.status("asking every node for its model"):
         before = {each.host: each.digest for each in ask_all(fleet)}
     result = session.run("train", variables)
@@ -143,13 +158,29 @@ def train(
         _leave(session.tell(result))
     with session.screen.status("waiting for every node to measure the new model"):
         every = seconds_between_looks(fleet.hosts, *NEW_MODEL_LOOKS)
-        found = await_new_models(lambda: ask_all(fleet), before, NEW_MODEL_SECONDS, every=every)
+        digest = next((str(told.get("digest", "")) for told in result.reports.values()), "")
+        found = await_new_models(lambda: ask_all(fleet), before, NEW_MODEL_SECONDS, handed_out=digest, every=every)
     summaries = summarise(found)
     code = session.tell(result, nodes=found, summary=summaries)
     for each in found:
         session.screen.print(forecast_screen(each))
     session.screen.print(skill_note(), fleet_screen(summaries), sep="\n\n")
     _leave(code)
+
+
+def _beginning(*, resume: bool, fresh: bool, config: Sequence[str]) -> dict[str, Any]:
+    """How a run begins, as variables of the playbook.
+
+    Raises:
+        UserError: two options do not go together.
+    """
+    from icosfl.fleet.resumption import NEWEST
+
+    if resume and fresh:
+        raise UserError("--resume and --fresh exclude each other", cure="use one of them")
+    if resume and config:
+        raise UserError("a run that is gone on with keeps its configuration", cure="use --resume without --config")
+    return {"icosfl_train_resume": NEWEST} if resume else {"icosfl_train_fresh": True} if fresh else {}
 
 
 @app.command()

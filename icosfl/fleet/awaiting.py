@@ -54,7 +54,7 @@ class View:
 
     @property
     def before(self) -> frozenset[str]:
-        """Flower's numbers of the runs that it was in earlier; their ServerApps are gone, or it could not have gone on."""
+        """Flower's numbers of the runs that it was in earlier; their ServerApps are gone: only one can be at it."""
         return frozenset(filter(None, map(_begins, self.events))) - {self.flower_run}
 
 

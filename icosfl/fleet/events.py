@@ -22,7 +22,7 @@ _CURE_IN_MESSAGE = re.compile(r"^(?P<message>.+?)\s*\((?:cure: )?(?P<cure>[^()]*
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _SPEAKING_ACTIONS = ("ansible.builtin.debug", "debug")
 _PROVING_ACTIONS = ("hop",)  # whose answers are lines for a person
-_REPORTING_ACTIONS = ("node_report",)
+_REPORTING_ACTIONS = ("node_report", "federated_run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,8 @@ class TaskStarted:
 class HostDone:
     """A host finished a task.
 
-    `lines` are what the task says to a person, `ignored` a failure that may happen, `report` what the host was asked
-    for by the module node_report.
+    `lines` are what the task says to a person, `ignored` a failure that may happen, `report` what it says to a program:
+    by the module node_report what the host was asked for, by federated_run what came of the run.
     """
 
     host: str
@@ -200,7 +200,7 @@ def _lines(data: Mapping[str, Any], action: str) -> Iterator[str]:
     if result.get("_ansible_no_log"):
         return
     if isinstance(result.get("line"), str):
-        yield result["line"]
+        yield from result["line"].splitlines()
     if action in _PROVING_ACTIONS:
         yield from (f"{data.get('host')}: {answer}" for answer in result.get("answers", []))
     if action in _SPEAKING_ACTIONS:
@@ -246,6 +246,7 @@ class Tally:
     counts: dict[Outcome, int] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     recap: tuple[HostRecap, ...] = ()
 
     def add(self, step: Step) -> None:
@@ -261,6 +262,8 @@ class Tally:
                 self.hosts[step.host] = outcome
                 self.counts[outcome] = self.counts.get(outcome, 0) + 1
                 self.lines += step.lines
+                if step.report is not None:
+                    self.reports[step.host] = step.report
                 if step.failure and not step.ignored:
                     self.failures.append(step.failure)
             case ItemDone(lines=lines):

@@ -60,16 +60,18 @@ def await_new_models(  # noqa: PLR0913 (the last two are for tests)
     before: Mapping[str, str],
     timeout: float,
     *,
+    handed_out: str = "",
     every: float = POLL_SECONDS,
     wait: Callable[[float], object] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Outlook, ...]:
-    """Look until every node that answers has another model than before, at most `timeout` seconds.
+    """Look until every node that answers has another model than before, or the run's, at most `timeout` seconds.
 
     Args:
         look: Asks every node.
         before: The digest of each node's model before the run.
         timeout: Seconds.
+        handed_out: The digest of the run's model, which may be that of before; "" when nobody said it.
         every: Seconds between two looks.
         wait: Waits so many seconds.
         clock: Seconds that only ascend.
@@ -80,7 +82,8 @@ def await_new_models(  # noqa: PLR0913 (the last two are for tests)
     deadline = clock() + timeout
     while True:
         found = look()
-        old = [each for each in found if each.page is not None and each.digest in {"", before.get(each.host, "")}]
+        waiting = [each for each in found if each.page is not None and each.digest != (handed_out or None)]
+        old = [each for each in waiting if each.digest in {"", before.get(each.host, "")}]
         if not old or clock() >= deadline:
             return found
         wait(every)

@@ -47,6 +47,7 @@ class PlaybookResult:
         hosts: How many tasks ended how, by host; empty when the playbook broke before its end.
         failures: Why hosts stopped; host "" stands for the playbook itself.
         lines: What its tasks said to a person.
+        reports: What its last task that says something to a program said, by host.
         seconds: How long it ran.
         log: Ansible's whole output; None when there is nothing to look up.
     """
@@ -58,6 +59,7 @@ class PlaybookResult:
     lines: tuple[str, ...]
     seconds: float
     log: Path | None
+    reports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -158,6 +160,7 @@ def run_playbook(playbook: Playbook, display: Display) -> PlaybookResult:
         lines=tuple(run.tally.lines),
         seconds=time.monotonic() - started,
         log=log if log.exists() else None,
+        reports=dict(run.tally.reports),
     )
 
 

@@ -179,6 +179,32 @@ def test_train_as_json_has_every_node_and_their_summary(project: Path, monkeypat
     assert found["summary"] == []
 
 
+@pytest.mark.parametrize(
+    ("options", "variables"),
+    [((), "auto False"), (("--resume",), "newest False"), (("--fresh",), "auto True")],
+)
+def test_train_says_how_the_run_begins(
+    project: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], variables: str
+) -> None:
+    silent = lambda place: Outlook(place.name, None, None, "no model yet")  # noqa: E731
+    monkeypatch.setattr("icosfl.fleet.everywhere.ask", silent)
+    playbook = PLAYBOOK.replace("icosfl_training | default({})", "icosfl_train_resume ~ ' ' ~ icosfl_train_fresh")
+    (project / "playbooks/train.yml").write_text(playbook, encoding="utf-8")
+
+    found = json.loads(call("-i", "lab", "--json", "train", *options).output)
+
+    assert found["lines"] == [f"{variables} False"]
+    assert found["reports"] == {}
+
+
+@pytest.mark.parametrize("others", [("--fresh",), ("-c", "num-server-rounds=2")])
+def test_a_run_that_is_gone_on_with_is_as_it_was(project: Path, others: tuple[str, ...]) -> None:
+    result = call("-i", "lab", "train", "--resume", *others)
+
+    assert isinstance(result.exception, UserError)
+    assert result.exception.cure
+
+
 def test_a_failed_run_ends_with_its_exit_code_and_no_summary(project: Path) -> None:
     fail_with(project, "fail: true\n")
 

@@ -224,3 +224,20 @@ def test_a_program_of_ours_that_failed_says_so_itself() -> None:
     found = explain({"msg": "non-zero return code", "rc": 11, "cmd": ["python"], "stdout": output, "stderr": "noise"})
 
     assert found == ("1 of 2 SuperNodes are online", "icosfl status")
+
+
+def test_several_lines_of_one_answer_are_lines_for_a_person() -> None:
+    step = interpret(
+        event("runner_on_ok", host="control", task_action="federated_run", res={"line": "resumed\nround 2"})
+    )
+
+    assert isinstance(step, HostDone)
+    assert step.lines == ("resumed", "round 2")
+
+
+def test_what_came_of_a_run_is_kept_for_programs() -> None:
+    tally, report = Tally(), {"run": "7", "digest": "d"}
+    for result in ({"line": "round 1"}, {"line": "finished", "report": report}):
+        tally.add(interpret(event("runner_on_ok", host="control", task_action="federated_run", res=result)))  # type: ignore[arg-type]
+
+    assert tally.reports == {"control": report}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,3 +164,16 @@ def test_draining_ends_with_its_time_and_says_which_run_goes_on(superlink: MadeU
     superlink.runs = [{"7": RunStatus("running", "")}]
 
     assert "run 7 is still under way" in drain(cast(Flower, superlink), 0)
+
+
+def test_another_user_may_read_names_also_those_that_were_written_for_their_owner_alone(
+    converge: Converge, tmp_path: Path
+) -> None:
+    file = tmp_path / "names.json"
+    converge({"a": ["1"]})
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+
+    file.chmod(0o600)
+    converge({"a": ["1"]})
+
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644

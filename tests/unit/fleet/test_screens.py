@@ -398,3 +398,11 @@ def test_a_node_that_does_not_answer_is_not_waited_for() -> None:
     silent = (Outlook("worker-1", None, None, "silent"),)
 
     assert await_new_models(lambda: silent, {}, 30, wait=pytest.fail, clock=lambda: 0.0) == silent
+
+
+def test_a_run_that_handed_out_the_model_of_before_again_is_not_waited_for() -> None:
+    look = lambda: (with_digest("old"),)  # noqa: E731
+
+    found = await_new_models(look, {"worker-1": "old"}, 30, handed_out="old", wait=pytest.fail, clock=lambda: 0.0)
+
+    assert found[0].digest == "old"
