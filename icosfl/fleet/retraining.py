@@ -30,6 +30,7 @@ from icosfl.aggregate.record import RunRecord, is_alive, newest
 from icosfl.aggregate.settings import CHECK, PURPOSE
 from icosfl.config import RetrainingConfig, load
 from icosfl.errors import IcosflError, RunFailed, Unavailable
+from icosfl.fleet.resumption import NEVER
 from icosfl.fleet.schedule import (
     Decision,
     Kind,
@@ -52,7 +53,6 @@ STATE_FILE = "state.json"
 
 logger = logging.getLogger("icosfl.fleet.retraining")  # not __main__, as which it runs
 
-_STOP = {signal.SIGTERM, signal.SIGINT}
 _MEMORY: TypeAdapter[Memory] = TypeAdapter(Memory)
 
 
@@ -202,22 +202,18 @@ class RoundsCommand:
             Stopped: the service was told to end.
         """
         config = self._config
-        purpose = {PURPOSE: CHECK} if kind == CHECK else {}
-        values = (
-            []
-            if resume
-            else [f"--config={key}={_toml(value)}" for key, value in {**config.run_config, **purpose}.items()]
-        )
+        values = {**config.run_config, PURPOSE: CHECK} if kind == CHECK else config.run_config
         answer = self._call(
             "submit",
             f"--app={config.app_dir}",
             f"--expect-nodes={config.nodes}",
             f"--timeout={config.nodes_timeout_seconds}",
             f"--runs-dir={config.runs_dir}",
-            *([f"--resume={resume}"] if resume else []),
-            *values,
+            f"--names-file={config.names_file}",
+            f"--resume={resume or NEVER}",
+            *(f"--config={key}={_toml(value)}" for key, value in values.items()),
         )
-        return resume or str(answer["run_id"])
+        return str(answer["run_id"])
 
     def wait(self, run: str) -> str:
         """Wait until a run is over; returns its last word.
@@ -230,6 +226,7 @@ class RoundsCommand:
         answer = self._call(
             "await",
             "--finish",
+            f"--app={config.app_dir}",
             f"--run-id={run}",
             f"--runs-dir={config.runs_dir}",
             f"--timeout={config.run_timeout_seconds}",
@@ -266,10 +263,9 @@ class RoundsCommand:
         with subprocess.Popen(  # noqa: S603 (this very package, arguments without a shell)
             command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # errors are in the answer, too
+            stdout=subprocess.PIPE,  # what happens meanwhile is on standard error: in the service's log
             text=True,
-            preexec_fn=lambda: _of_its_own(own),  # noqa: PLW1509 (the only other thread waits for a signal)
+            preexec_fn=lambda: die_with(own),  # noqa: PLW1509 (the only other thread waits for a signal)
         ) as child:
             self._child = child
             if self._stopped:  # since the last look
@@ -279,12 +275,6 @@ class RoundsCommand:
         if self._stopped:
             raise Stopped
         return _answer(verb, said, child.returncode)
-
-
-def _of_its_own(parent: int) -> None:
-    """Runs in the new process: it dies with its parent, and is told to end as any other."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
-    die_with(parent)
 
 
 def _answer(verb: str, said: str, code: int) -> Mapping[str, object]:
@@ -434,11 +424,15 @@ def serve(config: RetrainingConfig) -> None:
     """
     schedule = Schedule.of(config.schedule)
     stop, rounds = threading.Event(), RoundsCommand(config)
-    # Blocked, so that a thread takes them and no handler runs in the middle of something.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    # A thread is told, for a handler would run in the middle of something that must not be entered twice.
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
 
     def await_signal() -> None:
-        signal.sigwait(_STOP)
+        os.read(told, 1)
         stop.set()
         rounds.stop()
 
