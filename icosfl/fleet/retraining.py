@@ -25,11 +25,11 @@ from typing import Protocol
 import tomli_w
 from pydantic import TypeAdapter
 
-from icosfl.aggregate.progress import RESULT_FILE
 from icosfl.aggregate.record import RunRecord, is_alive, newest
 from icosfl.aggregate.settings import CHECK, PURPOSE
 from icosfl.config import RetrainingConfig, load
 from icosfl.errors import IcosflError, RunFailed, Unavailable
+from icosfl.fleet.flower import Flower
 from icosfl.fleet.resumption import NEVER
 from icosfl.fleet.schedule import (
     Decision,
@@ -45,6 +45,7 @@ from icosfl.fleet.schedule import (
     summary,
     taken_in,
 )
+from icosfl.fleet.submission import was_stopped
 from icosfl.fleet.together import die_with
 from icosfl.logs import set_up_logging
 from icosfl.train.files import write_atomically
@@ -56,24 +57,29 @@ logger = logging.getLogger("icosfl.fleet.retraining")  # not __main__, as which 
 _MEMORY: TypeAdapter[Memory] = TypeAdapter(Memory)
 
 
+@dataclass(frozen=True, slots=True)
+class LastWord:
+    """What a run said at its end, and the skill of its model; of a check None where it came to no verdict."""
+
+    line: str
+    skill: float | None
+
+
+class Stopped(Exception):
+    """The service was told to end."""
+
+
 class Rounds(Protocol):
     """Begins runs and awaits them; both end early, with `Stopped`, when the service is told to end."""
 
     def begin(self, kind: Kind, resume: str) -> str:
         """Submit a run, or go on with the run `resume`; returns the number of its record."""
 
-    def wait(self, run: str) -> str:
-        """Wait until a run is over; returns its last word."""
+    def wait(self, run: str) -> LastWord:
+        """Wait until a run is over."""
 
     def is_alive(self, run: str) -> bool:
         """Whether a ServerApp is at the run."""
-
-    def skill(self, run: str) -> float | None:
-        """The fleet's skill as a check found it, None where no node could measure it."""
-
-
-class Stopped(Exception):
-    """The service was told to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,36 +149,47 @@ def read_note(path: Path) -> Noted:
         ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Quiet:
+    run: str
+    since: float
+    stopped: bool
+
+
 class Records:
     """The newest training run by its record, and since when it is known to be interrupted.
 
     Args:
         runs_dir: Where runs have their records.
+        was_stopped: Whether somebody ended an interrupted run on purpose; asked once for each.
         clock: The time in seconds since 1970.
     """
 
-    def __init__(self, runs_dir: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, runs_dir: Path, was_stopped: Callable[[RunRecord], bool], clock: Callable[[], float]) -> None:
         self._runs_dir = runs_dir
+        self._was_stopped = was_stopped
         self._clock = clock
-        self._quiet = ("", 0.0)
+        self._quiet: _Quiet | None = None
 
     def newest(self) -> Run | None:
         """The newest training run, whoever began it.
 
         Raises:
             RunFailed: a record cannot be read.
+            Unavailable: the SuperLink does not say whether an interrupted run was ended on purpose.
         """
         record = newest(self._runs_dir)
         if record is None or record.state != "interrupted":
-            self._quiet = ("", 0.0)
-        elif record.run != self._quiet[0]:
-            self._quiet = (record.run, self._clock())
-        return _run(record, self._quiet[1]) if record is not None else None
+            self._quiet = None
+        elif self._quiet is None or self._quiet.run != record.run:
+            self._quiet = _Quiet(record.run, self._clock(), self._was_stopped(record))
+        return _run(record, self._quiet) if record is not None else None
 
 
-def _run(record: RunRecord, quiet_since: float) -> Run:
+def _run(record: RunRecord, quiet: _Quiet | None) -> Run:
     spoke = datetime.fromisoformat(record.time).timestamp() if record.time else 0.0
-    return Run(record.run, record.state, spoke, record.last_word, record.resumable, quiet_since)
+    resumable = record.resumable and not (quiet is not None and quiet.stopped)
+    return Run(record.run, record.state, spoke, record.last_word, resumable, quiet.since if quiet is not None else 0.0)
 
 
 class RoundsCommand:
@@ -215,8 +232,8 @@ class RoundsCommand:
         )
         return str(answer["run_id"])
 
-    def wait(self, run: str) -> str:
-        """Wait until a run is over; returns its last word.
+    def wait(self, run: str) -> LastWord:
+        """Wait until a run is over.
 
         Raises:
             RunFailed: it failed, or is not over within the time that is set.
@@ -231,7 +248,10 @@ class RoundsCommand:
             f"--runs-dir={config.runs_dir}",
             f"--timeout={config.run_timeout_seconds}",
         )
-        return str(answer["line"])
+        skill = answer["skill"]
+        return LastWord(
+            str(answer["line"]).partition("\n")[0], float(skill) if isinstance(skill, (int, float)) else None
+        )
 
     def is_alive(self, run: str) -> bool:
         """Whether a ServerApp is at the run.
@@ -240,21 +260,6 @@ class RoundsCommand:
             RunFailed: its record cannot be read.
         """
         return is_alive(self._config.runs_dir / run)
-
-    def skill(self, run: str) -> float | None:
-        """The fleet's skill as a check found it, None where no node could measure it.
-
-        Raises:
-            RunFailed: the check's result cannot be read.
-        """
-        path = self._config.runs_dir / run / RESULT_FILE
-        try:
-            skill = json.loads(path.read_bytes())["skill"]
-            return None if skill is None else float(skill)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunFailed(
-                f"{path}: no result of a check: {error}", cure="see the log of superlink_executor"
-            ) from error
 
     def _call(self, verb: str, *arguments: str) -> Mapping[str, object]:
         own = os.getpid()
@@ -338,7 +343,7 @@ class Retraining:
                 self.step()
             except Stopped:
                 return
-            except RunFailed as error:
+            except (RunFailed, Unavailable) as error:
                 self._say(f"cannot look at the runs: {error}")
                 self._stop.wait(self._look_seconds)
 
@@ -347,6 +352,7 @@ class Retraining:
 
         Raises:
             RunFailed: the runs' records cannot be read.
+            Unavailable: the SuperLink does not say what became of a run.
             CheckpointError: the memory cannot be kept.
             Stopped: the service was told to end.
         """
@@ -379,10 +385,8 @@ class Retraining:
         under_way = self._memory.under_way
         if under_way is None:
             return
-        skill = None
         try:
-            words = self._rounds.wait(under_way.run)
-            skill = self._rounds.skill(under_way.run) if under_way.kind == CHECK else None
+            word = self._rounds.wait(under_way.run)
         except IcosflError as error:
             if self._rounds.is_alive(under_way.run):
                 self._say(f"run {under_way.run} goes on: {error}")
@@ -390,7 +394,7 @@ class Retraining:
                 return
             self._end(under_way.kind, Outcome(under_way.run, self._clock(), good=False, words=str(error)), None)
             return
-        self._end(under_way.kind, Outcome(under_way.run, self._clock(), good=True, words=words), skill)
+        self._end(under_way.kind, Outcome(under_way.run, self._clock(), good=True, words=word.line), word.skill)
 
     def _end(self, kind: Kind, outcome: Outcome, skill: float | None) -> None:
         if kind == CHECK:
@@ -437,7 +441,8 @@ def serve(config: RetrainingConfig) -> None:
         rounds.stop()
 
     threading.Thread(target=await_signal, daemon=True).start()
-    records = Records(config.runs_dir, time.time)
+    flower = Flower(config.flwr_home, config.connection)
+    records = Records(config.runs_dir, lambda record: was_stopped(flower, record), time.time)
     Retraining(
         schedule, StateFile(config.state_dir / STATE_FILE), records.newest, rounds, stop, config.look_seconds
     ).run()

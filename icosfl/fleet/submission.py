@@ -106,7 +106,7 @@ def _choice(site: Site, resume: str, wanted: Mapping[str, object]) -> Choice:
         raise UserError("it is not known where runs have their records", cure="name their directory: --runs-dir")
     if resume == AUTO:
         record = newest(site.runs_dir)
-        return choose(record, wanted, stopped=record is not None and _was_stopped(site.flower, record))
+        return choose(record, wanted, stopped=record is not None and was_stopped(site.flower, record))
     if resume == NEWEST:
         return Choice(demand(newest(site.runs_dir)))
     if not resume.isdecimal():
@@ -114,8 +114,13 @@ def _choice(site: Site, resume: str, wanted: Mapping[str, object]) -> Choice:
     return Choice(demand(look(site.runs_dir / resume)))
 
 
-def _was_stopped(flower: Flower, record: RunRecord) -> bool:
-    """Whether somebody ended the run, other than we who found it dead; one that Flower does not know was not."""
+def was_stopped(flower: Flower, record: RunRecord) -> bool:
+    """Whether somebody ended the run, other than we who found it dead; one that Flower does not know was not.
+
+    Raises:
+        Unavailable: the SuperLink does not answer.
+        RunFailed: the record cannot be read.
+    """
     if record.state != "interrupted":
         return False
     flower_run = see(record.directory).flower_run
