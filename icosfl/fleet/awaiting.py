@@ -88,9 +88,12 @@ def _begins(event: Event) -> str:
 
 
 def until_ready(view: View) -> Event | None:
-    """Wanted: the nodes have been asked, since the run goes on."""
+    """Wanted: the nodes have been asked, or the run goes on after a round with those that were asked before."""
     later = (Ready, RoundDone, Stopped, Finished)
-    return next((event for event in view.now if isinstance(event, later)), None)
+    for event in view.now:
+        if isinstance(event, later) or (isinstance(event, Resumed) and event.round):
+            return event
+    return None
 
 
 def until_round(number: int) -> Step:
@@ -98,7 +101,7 @@ def until_round(number: int) -> Step:
 
     def step(view: View) -> Event | None:
         done = [event for event in view.events if isinstance(event, RoundDone) and event.round == number]
-        over = [event for event in view.now if isinstance(event, (Stopped, Finished))]
+        over = [event for event in view.events if isinstance(event, (Stopped, Finished))]
         return done[-1] if done else over[0] if over else None
 
     return step
@@ -106,7 +109,24 @@ def until_round(number: int) -> Step:
 
 def until_finish(view: View) -> Event | None:
     """Wanted: the model is handed out."""
-    return next((event for event in view.now if isinstance(event, Finished)), None)
+    return next((event for event in view.events if isinstance(event, Finished)), None)
+
+
+def await_end(directory: Path, there: Path, timeout: float) -> bool:
+    """Block until a file is there that a ServerApp may write last, or it has ended; returns whether the file is there.
+
+    Args:
+        directory: The record of the run.
+        there: The file.
+        timeout: Seconds at most.
+
+    Raises:
+        RunFailed: the record cannot be read.
+    """
+    deadline = time.monotonic() + timeout
+    while is_alive(directory) and not there.exists() and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return there.exists()
 
 
 def wait_for(  # noqa: PLR0913 (the last three have defaults)

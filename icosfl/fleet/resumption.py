@@ -88,8 +88,13 @@ def resumed(record: RunRecord, app: Mapping[str, object]) -> dict[str, Scalar]:
         app: The configuration of the app as it is now.
 
     Raises:
-        ConfigError: the run has values that this release does not know.
+        ConfigError: the run has values that this release does not know, or lacks some that it wants.
     """
+    if lacking := sorted(app.keys() - record.config.keys() - {RESUME}):
+        raise ConfigError(
+            f"run {record.run} began without {', '.join(lacking)}, which this release wants",
+            cure="icosfl train --fresh",
+        )
     config: dict[str, Scalar] = {}
     for key, value in record.config.items():
         if key not in app or not isinstance(value, (bool, int, float, str)):

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from icosfl.aggregate.names import write_names
 from icosfl.aggregate.progress import Event, Finished, RoundDone, Stopped
+from icosfl.aggregate.report import REPORT_FILE
 from icosfl.aggregate.settings import RESUME, RunSettings
 from icosfl.config import run_config
 from icosfl.errors import ConfigError, IcosflError
 from icosfl.fleet.attendance import Attendance, attendance, wait_for_nodes
-from icosfl.fleet.awaiting import Step, until_finish, until_ready, until_round, wait_for
+from icosfl.fleet.awaiting import Step, await_end, until_finish, until_ready, until_round, wait_for
 from icosfl.fleet.flower import Flower, Scalar
 from icosfl.fleet.registry import read_names
 from icosfl.fleet.resumption import AUTO, NEVER, NEWEST
@@ -30,7 +31,8 @@ from icosfl.fleet.submission import Reviver, Site, submit
 NODES_SECONDS = 30.0
 # How often in a row a run whose ServerApp died is resumed.
 MOST_RESUMES = 3
-REPORT_FILE = "report.html"
+# How long a run that is over may draw its report.
+REPORT_SECONDS = 20.0
 
 Tell = Callable[[str], None]
 
@@ -120,7 +122,7 @@ def _await(options: argparse.Namespace, tell: Tell) -> dict[str, object]:
     event = wait_for(_step(options), directory, flower.run_status, options.timeout, revive=revive, tell=tell)
     report = directory / REPORT_FILE
     answer = {"run_id": options.run_id, **asdict(event), "line": _line(event, options.round)}
-    if isinstance(event, Finished) and report.exists():
+    if isinstance(event, Finished) and await_end(directory, report, REPORT_SECONDS):
         answer |= {"page": str(report), "line": f"{event.line}\nreport on the controller: {report}"}
     return answer
 

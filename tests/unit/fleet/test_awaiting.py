@@ -9,7 +9,7 @@ from icosfl.aggregate.progress import Event, Failed, Finished, ProgressLog, Read
 from icosfl.errors import NotReady, RunFailed, Unavailable
 from icosfl.fleet import awaiting
 from icosfl.fleet.attempts import Attempt, note_attempt
-from icosfl.fleet.awaiting import View, see, until_finish, until_ready, until_round, wait_for
+from icosfl.fleet.awaiting import View, await_end, see, until_finish, until_ready, until_round, wait_for
 from icosfl.fleet.flower import RunStatus
 from support.made_up_flower import RUNNING, living, record, round_done
 
@@ -232,12 +232,18 @@ def test_a_run_that_somebody_resumed_by_hand_is_followed(tmp_path: Path) -> None
     assert (found.flower_run, found.alive, len(found.events), len(found.now)) == ("12", True, 5, 2)
 
 
-def test_a_resumed_run_is_ready_when_its_nodes_were_asked_again(tmp_path: Path) -> None:
-    directory = record(tmp_path, "7", READY, round_done(1), resumed("8", 1))
+def test_a_run_that_begins_again_is_ready_when_its_nodes_were_asked_again(tmp_path: Path) -> None:
+    directory = record(tmp_path, "7", READY, resumed("8", 0))
 
     assert until_ready(see(directory)) is None
     ProgressLog(directory).append(READY)
     assert until_ready(see(directory)) == READY
+
+
+def test_a_run_that_goes_on_after_a_round_is_ready_at_once(tmp_path: Path) -> None:
+    directory = record(tmp_path, "7", READY, round_done(1), resumed("8", 1))
+
+    assert until_ready(see(directory)) == resumed("8", 1)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -245,7 +251,23 @@ def test_an_early_end_satisfies_all_who_wait_for_later_rounds(tmp_path: Path, nu
     stopped = Stopped("now", 1, 3, "no better for 2 rounds")
     directory = record(tmp_path, "7", round_done(1), stopped)
 
-    assert until_round(number)(see(directory)) == (round_done(1) if number == 1 else stopped)
+    wanted = round_done(1) if number == 1 else stopped
+    assert until_round(number)(see(directory)) == wanted
+    ProgressLog(directory).append(resumed("8", 1))
+    assert until_round(number)(see(directory)) == wanted
+
+
+def test_what_a_serverapp_writes_last_is_waited_for(tmp_path: Path) -> None:
+    directory = record(tmp_path, "7", FINISHED)
+    page = directory / "page"
+    later = threading.Timer(0.1, page.touch)
+
+    assert not await_end(directory, page, 30)
+    with living(directory):
+        assert not await_end(directory, page, 0)
+        later.start()
+        assert await_end(directory, page, 30)
+        later.join()
 
 
 def test_of_a_round_that_was_trained_twice_the_later_one_counts(tmp_path: Path) -> None:

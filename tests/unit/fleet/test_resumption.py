@@ -87,7 +87,7 @@ def test_numbers_are_the_same_however_they_are_written() -> None:
 
 
 def test_a_resumed_run_keeps_its_configuration_whatever_the_app_says_now() -> None:
-    app = {"num-server-rounds": 3, "warm-start": False, "resume": "", "patience": 0}
+    app = {"num-server-rounds": 3, "warm-start": False, "resume": ""}
 
     assert resumed(run(), app) == {"num-server-rounds": 5, "warm-start": True, "resume": "7"}
 
@@ -95,3 +95,8 @@ def test_a_resumed_run_keeps_its_configuration_whatever_the_app_says_now() -> No
 def test_a_value_that_this_release_does_not_know_is_named() -> None:
     with pytest.raises(ConfigError, match="run 7 has warm-start=True"):
         resumed(run(), {"num-server-rounds": 3, "resume": ""})
+
+
+def test_a_value_that_the_run_lacks_is_named() -> None:
+    with pytest.raises(ConfigError, match="run 7 began without patience, quorum, which this release wants"):
+        resumed(run(), {**CONFIG, "patience": 0, "quorum": 0.5})
