@@ -123,7 +123,7 @@ def _service(service: ServiceStatus) -> tuple[RenderableType, ...]:
         str(service.pid or "-"),
         duration(service.uptime_seconds) if service.pid else "-",
         ", ".join(str(port) for port in service.ports.values()),
-        Text(service.problem, style="red"),
+        Text(service.problem, style="red") if service.problem else Text(service.note, style="dim"),
     )
 
 

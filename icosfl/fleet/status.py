@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from icosfl.errors import IcosflError
@@ -32,6 +33,7 @@ Condition = Literal["green", "down", "no new rows", "not deployed", "unreachable
 RUNNING, STOPPED = "RUNNING", "STOPPED"
 NO_MANAGER = "NOT RUNNING"
 MISSING = "NOT DEPLOYED"
+RETRAINING = "retraining"
 ASK_SECONDS = 2.0
 NOT_DEPLOYED = "nothing is deployed here: icosfl up"
 NEVER_DEPLOYED = "it was never deployed: icosfl up"
@@ -50,6 +52,7 @@ class ServiceStatus:
         uptime_seconds: Since its process started.
         ports: Where it listens, by name.
         log: Where it writes: a file, or the command that shows it.
+        note: What it says of itself, in one line; "" for most.
     """
 
     name: str
@@ -59,6 +62,7 @@ class ServiceStatus:
     uptime_seconds: int
     ports: Mapping[str, int]
     log: str
+    note: str = ""
 
     @property
     def green(self) -> bool:
@@ -119,7 +123,8 @@ def look_at(place: Place, planned: Collection[str] = ()) -> HostStatus:
     except IcosflError as error:
         return HostStatus(place.name, place.groups, "down", str(error), (), None)
     installed, statuses = manager.installed, manager.statuses
-    found = Found(statuses, _problems(installed, statuses or {}), _readiness(place, statuses), tuple(planned))
+    problems = _problems(installed, statuses or {})
+    found = Found(statuses, problems, _readiness(place, statuses), tuple(planned), notes_of(installed))
     return join(place, manager.log, installed, found)
 
 
@@ -162,12 +167,14 @@ class Found:
         problems: What the health checks of running services found, by service; "" for nothing.
         readiness: What the forecast service says; None when it says nothing.
         planned: The names of the services that the host is meant to have.
+        notes: What services say of themselves, by service.
     """
 
     statuses: Mapping[str, Status] | None
     problems: Mapping[str, str]
     readiness: Readiness | None
     planned: tuple[str, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 def join(place: Place, log: Callable[[str], str], installed: tuple[Service, ...], found: Found) -> HostStatus:
@@ -225,6 +232,7 @@ def _join(service: Service, log: Callable[[str], str], found: Found) -> ServiceS
         status.uptime_seconds,
         service.ports,
         log(service.name),
+        found.notes.get(service.name, "") if status.state == RUNNING else "",
     )
 
 
@@ -244,6 +252,23 @@ def _problems(installed: tuple[Service, ...], statuses: Mapping[str, Status]) ->
     with ThreadPoolExecutor(max_workers=len(running)) as pool:
         answers = pool.map(lambda service: probe(service.health, ASK_SECONDS), running)
         return {service.name: answer for service, answer in zip(running, answers, strict=True)}
+
+
+def notes_of(installed: Collection[Service]) -> dict[str, str]:
+    """What services say of themselves, by service: what is due next, where the fleet trains by itself.
+
+    Args:
+        installed: The services of the host.
+    """
+    retraining = next((each for each in installed if each.name == RETRAINING), None)
+    if retraining is None or not retraining.writes:
+        return {}
+    from icosfl.fleet.retraining import STATE_FILE, read_note  # only a controller with a schedule needs it
+
+    try:
+        return {RETRAINING: read_note(Path(retraining.writes[0]) / STATE_FILE).line}
+    except IcosflError:
+        return {}  # it is just starting; `icosfl verify` says when it stays so
 
 
 def _readiness(place: Place, statuses: Mapping[str, Status] | None) -> Readiness | None:

@@ -256,6 +256,16 @@ def test_a_stopped_host_says_how_to_start_it() -> None:
     assert line_of(text, "redis") == "redis NOT RUNNING - - 6400"
 
 
+def test_status_shows_what_a_service_says_of_itself_and_rather_what_is_wrong_with_it() -> None:
+    well = ServiceStatus("retraining", "RUNNING", "", 5, 9, {}, "/l", "next: training tomorrow")
+    ill = replace(well, name="other", state="BACKOFF", problem="it died")
+
+    text = shown(status_screen(FleetStatus("lab", (HostStatus("a", (), "down", "", (well, ill), None),))))
+
+    assert text.count("next: training tomorrow") == 1
+    assert "it died" in text
+
+
 def test_a_host_without_new_rows_says_why_though_its_services_run() -> None:
     service = ServiceStatus("redis", "RUNNING", "", 77, 90, {"redis": 6400}, "/l")
     readiness = Readiness(True, (), (), "worker-1", STORE, MODEL)

@@ -10,8 +10,10 @@ from icosfl.fleet.definition import Layout
 from icosfl.fleet.everywhere import look
 from icosfl.fleet.place import place_of
 from icosfl.fleet.process_status import Status
+from icosfl.fleet.retraining import STATE_FILE, StateFile
+from icosfl.fleet.schedule import Memory
 from icosfl.fleet.service import Service
-from icosfl.fleet.status import NOT_DEPLOYED, FleetStatus, Found, HostStatus, join, look_at
+from icosfl.fleet.status import NOT_DEPLOYED, FleetStatus, Found, HostStatus, join, look_at, notes_of
 from icosfl.serve.values import Readiness, StoreState
 from support.fleet import make_fleet, make_host
 
@@ -119,6 +121,25 @@ def test_a_host_without_new_rows_is_not_green_and_says_why(
     assert host.condition == "no new rows"
     assert not host.green
     assert host.reason.startswith(reason)
+
+
+def test_what_a_running_service_says_of_itself_is_told_and_of_one_that_is_down_its_reason(tmp_path: Path) -> None:
+    statuses = {"redis": running("redis", 11), "otlp_bridge": Status("otlp_bridge", "BACKOFF", reason="it died")}
+    found = Found(statuses, {}, READINESS, (), {"redis": "next: tomorrow", "otlp_bridge": "next: today"})
+
+    host = join(place_of(make_host("worker-1", tmp_path)), str, INSTALLED, found)
+
+    assert [(each.note, each.problem) for each in host.services] == [("next: tomorrow", ""), ("", "it died")]
+
+
+def test_the_service_that_trains_by_itself_says_what_is_due_once_it_has_looked(tmp_path: Path) -> None:
+    retraining = replace(service("retraining", 4), writes=(str(tmp_path), "/elsewhere"))
+    assert notes_of((*INSTALLED, retraining)) == {}
+
+    StateFile(tmp_path / STATE_FILE).save(Memory(), "next: training tomorrow")
+
+    assert notes_of((*INSTALLED, retraining)) == {"retraining": "next: training tomorrow"}
+    assert notes_of(INSTALLED) == {}
 
 
 def test_a_forecast_service_that_says_nothing_this_time_does_not_make_a_host_ill(tmp_path: Path) -> None:
