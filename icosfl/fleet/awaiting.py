@@ -70,6 +70,11 @@ def see(directory: Path) -> View:
     Raises:
         RunFailed: the record cannot be read.
     """
+    view = _look(directory)
+    return _look(directory) if view.died else view  # it may have begun between the first two steps of a look
+
+
+def _look(directory: Path) -> View:
     alive = is_alive(directory)  # before its events are read: one that ends in between has said its last word in them
     noted = [attempt.flower_run for attempt in read_attempts(directory).submitted]
     events = read_progress(directory)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,6 +25,7 @@ import psutil
 import pytest
 import yaml
 
+from icosfl.aggregate.progress import RoundDone, read_progress
 from icosfl.fleet.authority import open_authority
 from icosfl.fleet.clients import issue
 from icosfl.fleet.everywhere import look
@@ -254,6 +256,27 @@ def test_a_federated_run_gives_every_node_the_same_model_and_forecasts(fleet: Fl
             assert each["series"] != "cpu_usage" or 0 <= each["value"] <= 100
 
 
+def test_a_run_whose_serverapp_is_killed_goes_on_and_whoever_waits_is_told(fleet: Fleet) -> None:
+    runs = fleet.home / "control/data/runs"
+    earlier = set(runs.iterdir())
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(fleet.icosfl, "train", "-c", "num-server-rounds=2")
+        wait_until(lambda: any(rounds_done(run) for run in set(runs.glob("[0-9]*")) - earlier), 120)
+        executor = psutil.Process(fleet.pids()["control", "superlink_executor"])
+        for process in executor.children(recursive=True):
+            process.kill()
+        result = training.result()
+
+    [run] = set(runs.glob("[0-9]*")) - earlier
+    assert rounds_done(run) == [1, 2]
+    told = [line for line in result["lines"] if line.startswith(f"run {run.name}: its ServerApp died; goes on after")]
+    assert len(told) == 1
+    assert told[0].startswith(f"run {run.name}: its ServerApp died; goes on after round 1 of 2, in Flower's run ")
+    assert result["reports"]["control"]["run"] == run.name
+    answers = [forecast(fleet, host)["model"] for host in HOSTS]
+    assert {answer["digest"] for answer in answers} == {result["reports"]["control"]["digest"]}
+
+
 @pytest.mark.parametrize("targets", KILLED_TOGETHER.values(), ids=KILLED_TOGETHER)
 def test_killed_services_come_back_green_with_their_rows(fleet: Fleet, targets: list[tuple[str, str]]) -> None:
     before = fleet.pids()
@@ -335,7 +358,9 @@ def test_a_run_with_fewer_nodes_than_wanted_fails_and_names_the_cure(fleet: Flee
     done = fleet.playbook("playbooks/train.yml", "-e", NINE_NODES, "-e", "training_nodes_timeout=3")
 
     assert done.returncode != 0
-    assert "of 9 SuperNodes are online" in done.stdout
+    words = " ".join(done.stdout.split())
+    assert "of 9 SuperNodes are online, and a run needs 9; missing: " in words
+    assert "more that nobody registered" in words
     assert "icosfl status" in done.stdout
 
 
@@ -384,6 +409,11 @@ def test_reset_leaves_nothing_behind(fleet: Fleet) -> None:
 
     assert not running_below(fleet.home)
     assert not [path for path in fleet.home.rglob("*") if path.is_file()]
+
+
+def rounds_done(run: Path) -> list[int]:
+    """The rounds that a run has told of, in their order."""
+    return [event.round for event in read_progress(run) if isinstance(event, RoundDone)]
 
 
 def last_document(text: str) -> Any:

@@ -257,6 +257,17 @@ def test_an_early_end_satisfies_all_who_wait_for_later_rounds(tmp_path: Path, nu
     assert until_round(number)(see(directory)) == wanted
 
 
+def test_a_serverapp_that_begins_while_somebody_looks_is_not_held_for_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([False, True])
+    monkeypatch.setattr(awaiting, "is_alive", lambda directory: next(answers))
+
+    found = see(record(tmp_path, "7"))
+
+    assert (found.alive, found.died) == (True, False)
+
+
 def test_what_a_serverapp_writes_last_is_waited_for(tmp_path: Path) -> None:
     directory = record(tmp_path, "7", FINISHED)
     page = directory / "page"
