@@ -47,6 +47,7 @@ _MARKS = {
 _FARTHEST_RATIO = 2.0
 # Cells are labelled with their values while the labels fit.
 _MOST_LABELLED = 14
+_LONGEST_REASON = 70
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,8 +177,10 @@ def _no_home() -> Iterator[None]:
 
 def _figure(height: float) -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained", facecolor="white")
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
+    return Figure(figsize=(_WIDTH, height), dpi=_DPI, layout=layout, facecolor="white")
 
 
 def _png(figure: Figure) -> bytes:
@@ -202,7 +205,7 @@ def _rounds(told: Story) -> Picture:
         )
     seconds.set_title("Seconds")
     seconds.set_ylim(bottom=0)
-    seconds.legend(loc="lower right", facecolor="white", frameon=True, framealpha=0.85, edgecolor="none")
+    _legend_above(seconds)
     for axes, first in ((loss, 1), (skill, 0), (seconds, 1)):
         _round_axis(axes, told, first)
     resumed = sorted(set(told.resumed_after))
@@ -216,8 +219,13 @@ def _rounds(told: Story) -> Picture:
     return Picture("Rounds", caption, _png(figure))
 
 
+def _legend_above(axes: Axes) -> None:
+    """A legend beside the title, where it hides nothing."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1.02, 0.985), ncols=2, handlelength=1.4, columnspacing=1.0)
+
+
 def _skill(axes: Axes, told: Story) -> None:
-    axes.set_title("Validation skill of the fleet")
+    axes.set_title("Skill of the fleet")
     known = [(model.round, model.skill) for model in told.models if model.skill is not None]
     if not known:
         _nothing(axes, "no node could measure it")
@@ -226,13 +234,13 @@ def _skill(axes: Axes, told: Story) -> None:
         values = list(model.by_host.values())
         axes.plot([model.round] * len(values), values, ls="", marker="o", ms=3.5, color=_QUIET, alpha=0.35, mew=0)
     axes.axhline(0, color=_INK, linewidth=0.9)
-    axes.plot(*zip(*known, strict=True), color=_BLUE, marker="o", markersize=4, label="mean of the nodes")
+    axes.plot(*zip(*known, strict=True), color=_BLUE, marker="o", markersize=4, label="mean")
     chosen = dict(known).get(told.handed_out if told.handed_out is not None else -1)
     if chosen is not None and told.handed_out is not None:
         axes.plot(
             told.handed_out, chosen, ls="", marker="*", markersize=15, color=_ORANGE, mec="white", label="handed out"
         )
-    axes.legend(loc="lower right", facecolor="white", frameon=True, framealpha=0.85, edgecolor="none")
+    _legend_above(axes)
     low = min([value for model in told.models for value in model.by_host.values()] + [value for _, value in known])
     if low < -1:
         axes.set_ylim(bottom=-1.05)  # one node's far worse model would hide all others'
@@ -291,6 +299,7 @@ def _skill_by_node(axes: Axes, hosts: Sequence[str], by_round: Mapping[int, Mapp
     axes.set_title("Skill by node and model")
     if not by_round:
         _nothing(axes, "no node could measure it")
+        axes.set_xticks([])
         return
     columns = sorted(by_round)
     values = np.array([[by_round[number].get(host, np.nan) for number in columns] for host in hosts])
@@ -301,7 +310,7 @@ def _skill_by_node(axes: Axes, hosts: Sequence[str], by_round: Mapping[int, Mapp
 
 
 def _seconds_by_node(axes: Axes, hosts: Sequence[str], told: Story) -> None:
-    axes.set_title("Seconds by node and round")
+    axes.set_title("Seconds by node and round (cross: left out)")
     columns = [each.round for each in told.rounds]
     values = np.array([[each.seconds_by_node.get(host, np.nan) for each in told.rounds] for host in hosts])
     known = values[np.isfinite(values)]
@@ -309,7 +318,12 @@ def _seconds_by_node(axes: Axes, hosts: Sequence[str], told: Story) -> None:
     for row, host in enumerate(hosts):
         for column, each in enumerate(told.rounds):
             if told.reason(each, host):
-                axes.plot(column, row, marker="x", color=_ORANGE, markersize=6.5, markeredgewidth=2)
+                aside = 0.36 if np.isfinite(values[row, column]) and len(columns) <= _MOST_LABELLED else 0.0
+                axes.plot(column + aside, row, marker="x", color=_ORANGE, markersize=6, markeredgewidth=2)
+    for absent in told.at_first:
+        if absent.host in hosts and not np.isfinite(values[hosts.index(absent.host)]).any():
+            text = absent.reason if len(absent.reason) <= _LONGEST_REASON else f"{absent.reason[:_LONGEST_REASON]}…"
+            axes.text(-0.4, hosts.index(absent.host), text, va="center", fontsize=7.5, color=_QUIET)
     axes.set_xlabel("round")
 
 
@@ -327,7 +341,7 @@ def _cells(  # noqa: PLR0913, PLR0917 (what is drawn, and how)
     shown = sorted({round(place) for place in np.linspace(0, len(columns) - 1, min(len(columns), _MOST_LABELLED))})
     axes.set_xticks(shown, [str(columns[place]) for place in shown])
     if len(columns) > _MOST_LABELLED:
-        axes.figure.colorbar(image, ax=axes, shrink=0.8)
+        axes.figure.colorbar(image, ax=axes, shrink=0.6, fraction=0.05, pad=0.02)
         return
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
@@ -350,11 +364,10 @@ def _baselines(summary: Sequence[Mapping[str, Any]]) -> Picture:
             for row, each in enumerate(summary)
             if name in each["means"] and _persistence(each)
         ]
-        for far, shape in ((False, marker), (True, ">")):
-            at = [(row, min(ratio, _FARTHEST_RATIO)) for row, ratio in found if (ratio > _FARTHEST_RATIO) is far]
-            label = words if far is (len(at) == len(found)) else None
-            if at:
-                _dots(axes, name, ([place for _, place in at], [row for row, _ in at]), (shape, colour), label)
+        near = [(ratio, row) for row, ratio in found if ratio <= _FARTHEST_RATIO]
+        far = [(_FARTHEST_RATIO, row) for row, ratio in found if ratio > _FARTHEST_RATIO]
+        _dots(axes, name, near, (marker, colour), words)
+        _dots(axes, name, far, (">", colour), None)
     axes.axvline(1, color=_INK, linewidth=1)
     axes.set_yticks(
         range(len(summary)), [f"{_short(each['series'])}, {ahead(each['horizon_seconds'])}" for each in summary]
@@ -363,7 +376,7 @@ def _baselines(summary: Sequence[Mapping[str, Any]]) -> Picture:
     axes.set_xlim(0, _FARTHEST_RATIO)
     axes.set_xlabel("RMSE on the test rows / persistence's: left of the line is better")
     axes.set_title("Errors beside simple forecasts")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=True)
+    figure.legend(loc="outside right center", reverse=True, labelspacing=0.9)
     caption = (
         "On each node's newest rows, which had no part in any choice; means over the nodes. What is served is "
         "whichever predictor was best on a node's validation rows."
@@ -375,13 +388,12 @@ def _persistence(summary: Mapping[str, Any]) -> float:
     return float((summary["means"].get(PERSISTENCE) or {}).get("rmse") or 0.0)
 
 
-def _dots(
-    axes: Axes, name: str, places: tuple[list[float], list[int]], look: tuple[str, str], label: str | None
-) -> None:
+def _dots(axes: Axes, name: str, places: Sequence[tuple[float, int]], look: tuple[str, str], label: str | None) -> None:
     """Filled dots; of what is served a ring, which leaves the predictor's own dot to be seen in it."""
     ring, size = name == SERVED, {GLOBAL: 8, SERVED: 12}.get(name, 6)
     axes.plot(
-        *places,
+        [ratio for ratio, _ in places],
+        [row for _, row in places],
         linestyle="",
         marker=look[0],
         markersize=size,
@@ -399,7 +411,7 @@ def _forecasts(forecasts: Sequence[OwnForecast]) -> Picture:
     horizons = sorted({each.horizon_seconds for each in forecasts})
     if len(horizons) > MOST_HORIZONS:  # the nearest, the farthest, and some between
         horizons = [horizons[round(at)] for at in np.linspace(0, len(horizons) - 1, MOST_HORIZONS)]
-    figure = _figure(0.35 + 1.95 * len(series))
+    figure = _figure(0.4 + 1.95 * len(series))
     grid = figure.subplots(len(series), len(horizons), squeeze=False, sharex=True)
     by_place = {(each.series, each.horizon_seconds): each for each in forecasts}
     for row, name in enumerate(series):
@@ -421,6 +433,13 @@ def _forecasts(forecasts: Sequence[OwnForecast]) -> Picture:
     )
     figure.legend(handles, words, loc="outside upper right", ncols=3)
     hosts = ", ".join(dict.fromkeys(each.host for each in forecasts))
+    figure.suptitle(
+        f"Forecasts and what came, on {_short(hosts)}: nodes' rows never leave them",
+        x=0.01,
+        ha="left",
+        fontsize=10.5,
+        weight="bold",
+    )
     everything = len({each.series for each in forecasts}), len({each.horizon_seconds for each in forecasts})
     more = "" if everything == (len(series), len(horizons)) else " Not all series and horizons are drawn."
     caption = (
@@ -481,4 +500,5 @@ def ahead(seconds: float) -> str:
 
 
 def _short(text: str) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= 28 else f"{text[:27]}…"
