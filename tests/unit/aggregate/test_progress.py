@@ -102,6 +102,15 @@ def test_the_run_that_is_under_way_stays_whatever_the_clock_says(tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["7", "9"]
 
 
+def test_many_checks_do_not_push_the_trainings_out(tmp_path: Path) -> None:
+    for time, run in enumerate(("1-train", "2-train", "3-check", "4-check", "5-check"), 1):
+        told(tmp_path, run, 1_000 * time)
+
+    prune_runs(tmp_path, 2, "5-check", lambda directory: directory.name.partition("-")[2])
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1-train", "2-train", "4-check", "5-check"]
+
+
 def test_runs_that_cannot_be_deleted_are_told_and_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for run, time in (("7", 1_000), ("8", 2_000), ("9", 3_000)):
         told(tmp_path, run, time)
