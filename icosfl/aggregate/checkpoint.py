@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from icosfl.aggregate.policy import Choice
-from icosfl.aggregate.progress import RoundDone, Stopped
+from icosfl.aggregate.progress import Ready, RoundDone, Stopped
 from icosfl.aggregate.roster import Roster
 from icosfl.errors import CheckpointError
 from icosfl.train.files import write_atomically
@@ -37,12 +37,13 @@ class Checkpoint:
     Args:
         run: Its number.
         round: How many rounds are done.
-        file: Name of the model that the next round begins with; "" when it is fresh and saved nowhere.
+        file: Name of the model that the next round begins with; "" before the first round of fresh weights.
         digest: Digest of the model in that file.
         roster: Who takes part, with each one's cutoffs.
         missed: How many rounds in a row each host missed.
         choice: The best model so far.
         seconds: How long the run took up to here.
+        ready: What is told before the first round.
         done: What is told of the last round; None before the first.
         stopped: What is told where no further round comes.
     """
@@ -55,6 +56,7 @@ class Checkpoint:
     missed: dict[str, int]
     choice: Choice
     seconds: float
+    ready: Ready
     done: RoundDone | None
     stopped: Stopped | None
 
@@ -81,7 +83,7 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, combiner: Mapping[
 
 
 def read_checkpoint(directory: Path) -> tuple[Checkpoint, dict[str, NDArray[Any]]] | None:
-    """The state that a run's record keeps and what its combining remembers; None before the first round is done.
+    """The state that a run's record keeps and what its combining remembers; None before the nodes have answered.
 
     Raises:
         CheckpointError: the file is damaged, or of another release.

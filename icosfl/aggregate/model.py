@@ -46,23 +46,38 @@ def start(job: Job, run: str, *, warm: bool = True) -> Start:
         SchemaMismatch: the controller lacks a series of the run.
     """
     if not warm:
-        return Start(_fresh(job, run), "", "warm-start is false")
+        return Start(begun(job, run, None), "", "warm-start is false")
     reason = ""
     for load in (load_best, load_latest):
-        found, reason = _earlier(load, job)
-        if found is not None:
-            begun = replace(
-                found,
-                train_fraction=job.settings.train_fraction,
-                season=job.plan.season,
-                run=run,
-                round=0,
-                nodes=(),
-                created=now_utc(),
-                parent=found.digest,
-            )
-            return Start(begun, found.file_name, "")
-    return Start(_fresh(job, run), "", reason)
+        parent, reason = _earlier(load, job)
+        if parent is not None:
+            return Start(begun(job, run, parent), parent.file_name, "")
+    return Start(begun(job, run, None), "", reason)
+
+
+def begun(job: Job, run: str, parent: Artifact | None) -> Artifact:
+    """The model of round 0 of a run: an earlier one, or fresh weights.
+
+    Args:
+        job: The run's settings and series on the controller.
+        run: The run's id.
+        parent: The earlier model; None for fresh weights, which are the same for the same seed.
+
+    Raises:
+        SchemaMismatch: the controller lacks a series of the run.
+    """
+    if parent is None:
+        return _fresh(job, run)
+    return replace(
+        parent,
+        train_fraction=job.settings.train_fraction,
+        season=job.plan.season,
+        run=run,
+        round=0,
+        nodes=(),
+        created=now_utc(),
+        parent=parent.digest,
+    )
 
 
 def after_round(

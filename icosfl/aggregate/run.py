@@ -133,9 +133,9 @@ def _begin(log: ProgressLog, run: str, settings: RunSettings, config: Mapping[st
         raise RunFailed(f"run {settings.resume} cannot go on: it has no record in {log.directory}", cure=cure)
     if events and isinstance(events[-1], Finished):
         raise RunFailed(f"run {settings.resume} cannot go on: it is finished", cure=cure)
-    other = sorted(key for key in kept.keys() | begun.keys() if kept.get(key) != begun.get(key))
+    other = sorted(key for key in begun.keys() & kept.keys() if begun[key] != kept[key])  # a release adds keys
     if other:
-        told = "; ".join(f"{key} was {begun.get(key)!r}, and is {kept.get(key)!r}" for key in other)
+        told = "; ".join(f"{key} was {begun[key]!r}, and is {kept[key]!r}" for key in other)
         raise RunFailed(f"run {settings.resume} cannot go on with other settings: {told}", cure=cure)
     if not any(isinstance(event, Started) for event in events):
         log.append(Started(utc_now(), settings.resume, train.num_server_rounds, train.min_nodes))
@@ -190,17 +190,17 @@ class _Training:
 
         Raises:
             RunFailed: too few nodes take part.
-            CheckpointError: what was saved cannot be read.
+            CheckpointError: what was saved cannot be read, or cannot be saved.
         """
         saved = read_checkpoint(self._log.directory) if self._settings.resume else None
         if saved is None:
-            return self._start()
-        state, combining = saved
-        self._combiner.restore(combining)
-        artifact = load_exactly(self._node.models_dir / state.file, state.digest, CHECKPOINT_FILE)
-        save(artifact, self._node.models_dir)  # a later round may have been saved, and not have been completed
-        self._began -= state.seconds
-        state = replace(state, roster=state.roster.found_again(read_names(self._node.runs_dir)))
+            state, artifact = self._start()
+        else:
+            found, combining = saved
+            self._combiner.restore(combining)
+            self._began -= found.seconds
+            state = replace(found, roster=found.roster.found_again(read_names(self._node.runs_dir)))
+            artifact = self._saved(state)
         self._tell(state, recorder)
         return state, artifact
 
@@ -210,9 +210,30 @@ class _Training:
         started = model.start(self._job, self._run, warm=self._settings.warm_start)
         candidates = tuple(member.candidate for member in roster.members)
         parent = started.artifact.parent
-        self._log.append(Ready(utc_now(), candidates, roster.left_out, parent, started.fresh_because))
-        state = Checkpoint(self._run, 0, started.parent_file, parent or "", roster, {}, Choice(), 0.0, None, None)
+        state = Checkpoint(
+            run=self._run,
+            round=0,
+            file=started.parent_file,
+            digest=parent or "",
+            roster=roster,
+            missed={},
+            choice=Choice(),
+            seconds=time.monotonic() - self._began,
+            ready=Ready(utc_now(), candidates, roster.left_out, parent, started.fresh_because),
+            done=None,
+            stopped=None,
+        )
+        write_checkpoint(self._log.directory, state, self._combiner.state())
         return state, started.artifact
+
+    def _saved(self, state: Checkpoint) -> Artifact:
+        """The model that the next round begins with."""
+        models = self._node.models_dir
+        saved = load_exactly(models / state.file, state.digest, CHECKPOINT_FILE) if state.file else None
+        if saved is None or state.round == 0:
+            return model.begun(self._job, self._run, saved)
+        save(saved, models)  # `latest` may name the model of a round that was not completed
+        return saved
 
     def _roster(self) -> Roster:
         """Ask the nodes, and load torch meanwhile: it takes seconds, and is needed as soon as they have answered."""
@@ -300,6 +321,7 @@ class _Training:
             missed=count_missed(before.missed, answers.seconds, answers.silent),
             choice=choice,
             seconds=time.monotonic() - self._began,
+            ready=before.ready,
             done=done,
             stopped=Stopped(utc_now(), number, train.num_server_rounds, reason) if reason else None,
         )
@@ -352,13 +374,13 @@ class _Training:
         )
 
     def _tell(self, state: Checkpoint, recorder: Recorder) -> None:
-        """Tell what the state says of its round, as far as it has not been told."""
+        """Tell what the state says, as far as it has not been told."""
         told = read_progress(self._log.directory)
-        if state.done is not None and state.done not in told:
-            self._log.append(state.done)
-            recorder.round(state.done)
-        if state.stopped is not None and state.stopped not in told:
-            self._log.append(state.stopped)
+        for event in (state.ready, state.done, state.stopped):
+            if event is not None and event not in told:
+                self._log.append(event)
+                if isinstance(event, RoundDone):
+                    recorder.round(event)
 
     def _finish(self, state: Checkpoint, artifact: Artifact, rows: Rows | None) -> Finished:
         """Hand out, write the result, then say that the run is over.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from support.one_process import Controller, Worker
 
 
 @pytest.fixture
-def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Controller:
+def make_controller(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Controller]:
+    """Makes a controller with two workers that can take part and one that has too few rows."""
+
     def open_filled(_: Any, schema: Any, *, read_only: bool) -> MemoryStore:
         assert read_only
         store = MemoryStore(schema, 1000)
@@ -21,9 +24,18 @@ def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Controller:
         return store
 
     monkeypatch.setattr(runs, "open_store", open_filled)
-    nodes = {
-        11: Worker(tmp_path, "worker-1", made_up.rows(200, seed=1)),
-        12: Worker(tmp_path, "worker-2", made_up.rows(150, seed=2)),
-        13: Worker(tmp_path, "worker-3", made_up.rows(15, seed=3)),
-    }
-    return Controller(tmp_path, nodes, FakeGrid(nodes))
+
+    def make(directory: Path) -> Controller:
+        nodes = {
+            11: Worker(directory, "worker-1", made_up.rows(200, seed=1)),
+            12: Worker(directory, "worker-2", made_up.rows(150, seed=2)),
+            13: Worker(directory, "worker-3", made_up.rows(15, seed=3)),
+        }
+        return Controller(directory, nodes, FakeGrid(nodes))
+
+    return make
+
+
+@pytest.fixture
+def controller(tmp_path: Path, make_controller: Callable[[Path], Controller]) -> Controller:
+    return make_controller(tmp_path)
