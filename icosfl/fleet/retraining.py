@@ -248,7 +248,7 @@ class RoundsCommand:
             f"--runs-dir={config.runs_dir}",
             f"--timeout={config.run_timeout_seconds}",
         )
-        skill = answer["skill"]
+        skill = answer.get("skill")
         return LastWord(
             str(answer["line"]).partition("\n")[0], float(skill) if isinstance(skill, (int, float)) else None
         )
@@ -277,7 +277,7 @@ class RoundsCommand:
                 child.terminate()
             said, _ = child.communicate()
         self._child = None
-        if self._stopped:
+        if self._stopped and child.returncode:
             raise Stopped
         return _answer(verb, said, child.returncode)
 

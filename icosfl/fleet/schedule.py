@@ -11,6 +11,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Literal, Self
 
 from icosfl.aggregate.record import State
@@ -258,10 +259,8 @@ def summary(memory: Memory, decision: Decision, schedule: Schedule) -> str:
         parts.append(f"last training {_told(memory.training)}")
     if memory.check is not None:
         parts.append(f"last check {_told(memory.check)}")
-    if memory.below:
-        parts.append(
-            f"the skill was below {schedule.drift_skill:g} in {len(memory.below)} of {schedule.drift_windows} checks"
-        )
+    if low := _low(memory, schedule):
+        parts.append(f"the skill was below {schedule.drift_skill:g} in {len(low)} of {schedule.drift_windows} checks")
     return "; ".join(parts)
 
 
@@ -282,9 +281,10 @@ def _resumption(memory: Memory, newest: Run | None, schedule: Schedule) -> _Due 
 
 
 def _training(now: float, memory: Memory, schedule: Schedule) -> _Due | None:
-    if len(memory.below) >= schedule.drift_windows:
-        skills = ", ".join(f"{skill:.3g}" for skill in memory.below)
-        why = f"the skill was below {schedule.drift_skill:g} in {len(memory.below)} checks in a row: {skills}"
+    low = _low(memory, schedule)
+    if len(low) >= schedule.drift_windows:
+        skills = ", ".join(f"{skill:.3g}" for skill in low)
+        why = f"the skill was below {schedule.drift_skill:g} in {len(low)} checks in a row: {skills}"
         return _Due(now, why)
     if schedule.train_every is None and schedule.train_at is None:
         return None
@@ -296,6 +296,14 @@ def _training(now: float, memory: Memory, schedule: Schedule) -> _Due | None:
         return _Due(at, f"it is due each day, {moment(at)}")
     at = last + (schedule.train_every or 0.0)
     return _Due(at, f"it is due every {words(at - last)}, and the last one ended {moment(last)}")
+
+
+def _low(memory: Memory, schedule: Schedule) -> tuple[float, ...]:
+    """The skills of the last checks in a row that found it too low, as that is meant now."""
+    if schedule.check_every is None:
+        return ()
+    newest_first = takewhile(lambda skill: skill < schedule.drift_skill, reversed(memory.below))
+    return tuple(newest_first)[::-1]
 
 
 def _check(now: float, memory: Memory, schedule: Schedule) -> _Due | None:

@@ -203,6 +203,19 @@ class TestDrift:
         assert memory.below == ()
         assert decide(NOON + 4 * HOUR + 1, memory, FINISHED, ONLY_CHECKS).act == "wait"
 
+    def test_what_counted_as_too_little_before_the_threshold_was_lowered_counts_no_longer(self) -> None:
+        lower = dataclasses.replace(ONLY_CHECKS, drift_skill=0.0)
+        memory = after_checks(-0.1, 0.05, -0.2, schedule=ONLY_CHECKS)
+
+        assert decide(NOON + 3 * HOUR, memory, FINISHED, ONLY_CHECKS).act == "train"
+        assert decide(NOON + 3 * HOUR, memory, FINISHED, lower).act == "wait"
+        assert "below 0 in 1 of 3 checks" in summary(memory, decide(NOON, memory, FINISHED, lower), lower)
+
+    def test_where_checks_were_switched_off_they_call_for_nothing(self) -> None:
+        no_checks = dataclasses.replace(EVERY_DAY, check_every=None)
+
+        assert decide(NOON + 3 * HOUR, after_checks(0.0, 0.0, 0.0), FINISHED, no_checks).act == "wait"
+
     def test_a_training_that_failed_is_still_called_for(self) -> None:
         memory = ended(after_checks(0.0, 0.0, 0.0), bad(NOON + 3 * HOUR))
 
