@@ -12,10 +12,11 @@ from typing import Any
 from icosfl.aggregate.progress import Event, Failed, Finished, RoundDone
 from icosfl.aggregate.report_picture import Picture, ahead
 from icosfl.aggregate.report_story import Story
-from icosfl.train.baselines import GLOBAL, NAMES
+from icosfl.train.baselines import AR, GLOBAL, NAMES, NLINEAR
 from icosfl.train.scores import SERVED
 
 _NONE = "-"
+_WORDS = {AR: "AR", NLINEAR: "NLinear"}
 _STYLE = """
 :root { color-scheme: light }
 body { font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #222; background: #fff;
@@ -113,7 +114,7 @@ def _facts(told: Story, result: Mapping[str, Any]) -> str:
             _NONE if handed_out is None else f"round {handed_out}" if handed_out else "the model before",
             f"model {end.digest[:12]}" if end else "",
         ),
-        ("validation skill", _number(skill), f"{_number(start)} before the first round"),
+        ("validation skill", _number(skill), "" if start is None else f"{_number(start)} before the first round"),
         (
             "nodes with the model",
             f"{len(end.nodes)} of {len(told.hosts)}" if end else _NONE,
@@ -157,7 +158,7 @@ def _errors(summary: Sequence[Mapping[str, Any]]) -> str:
         lines.append(
             [each["series"], unit, ahead(each["horizon_seconds"]), str(each["nodes"]), *rmse, _share(each["coverage"])]
         )
-    words = ["global model", "served", *(name.replace("_", " ") for name in NAMES)]
+    words = ["global model", "served", *(_WORDS.get(name, name).replace("_", " ") for name in NAMES)]
     head = ["series", "unit", "horizon", "nodes", *words, "interval holds"]
     table = _table(head, lines, text={0, 1, 2})
     return f'{table}<p class="quiet">RMSE on the nodes\' test rows, means over the nodes.</p>' if table else ""

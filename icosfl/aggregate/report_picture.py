@@ -36,7 +36,7 @@ _INK, _QUIET, _FAINT = "#222222", "#666666", "#e4e4e4"
 # Okabe and Ito's
 _BLUE, _ORANGE, _GREEN, _SKY = "#0072b2", "#d55e00", "#009e73", "#56b4e9"
 _PURPLE, _YELLOW = "#cc79a7", "#e69f00"
-_MARKS = {
+_MARKS = {  # by predictor: marker, colour, name
     GLOBAL: ("o", _BLUE, "global model"),
     SERVED: ("D", _ORANGE, "what is served"),
     SEASONAL_NAIVE: ("s", _PURPLE, "seasonal naive"),
@@ -443,7 +443,7 @@ def _forecasts(forecasts: Sequence[OwnForecast]) -> Picture:
     everything = len({each.series for each in forecasts}), len({each.horizon_seconds for each in forecasts})
     more = "" if everything == (len(series), len(horizons)) else " Not all series and horizons are drawn."
     caption = (
-        f"The rows of {hosts} alone, the controller: the rows of the other nodes never leave them. P10 to P90 as the "
+        f"Rows of the controller alone, {hosts}: the rows of the other nodes never leave them. P10 to P90 as the "
         "model says them; what is served is calibrated on validation rows. The times are UTC, and none of these rows "
         f"was learnt or chosen by.{more}"
     )

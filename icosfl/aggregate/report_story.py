@@ -100,7 +100,7 @@ def story(events: Sequence[Event], result: Mapping[str, Any]) -> Story:
 
     Args:
         events: All of them, of each ServerApp that was at the run.
-        result: What the run's result says, or nothing; `skills` in it are those of the last round's model by host.
+        result: What the run's result says, or nothing; `skills` in it are of the model of `round`, by host.
     """
     started = _last(events, Started)
     ready = _last(events, Ready)
@@ -131,11 +131,9 @@ def _models(rounds: Sequence[RoundDone], end: Finished | Failed | None, result: 
     models = [Model(each.round - 1, _finite(each.skill), _finite_ones(each.skills)) for each in rounds]
     if rounds and isinstance(end, Finished):
         last = rounds[-1].round
-        by_host = _finite_ones(result.get("skills") or {})
-        skill = _finite(end.skill) if end.round in {None, last} else None
-        if skill is None and by_host:
-            skill = math.fsum(by_host.values()) / len(by_host)
-        models.append(Model(last, skill, by_host))
+        theirs = end.round in {None, last} and result.get("round", last) == last
+        by_host = _finite_ones(result.get("skills") or {}) if theirs else {}
+        models.append(Model(last, _finite(end.skill) if theirs else None, by_host))
     return tuple(models)
 
 
