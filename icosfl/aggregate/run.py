@@ -56,6 +56,7 @@ from icosfl.aggregate.progress import (
     utc_now,
 )
 from icosfl.aggregate.record import hold, purpose_of, read_config, write_config
+from icosfl.aggregate.report import report
 from icosfl.aggregate.roster import Member, Roster, call
 from icosfl.aggregate.settings import CHECK, RESUME, RunSettings, resumed_run
 from icosfl.config import NodeConfig, SeriesConfig, schema_of
@@ -180,7 +181,7 @@ class _Training:
                 state, artifact = self._round(state, artifact, rows)
                 self._tell(state, recorder)
             needed = _needed(state)
-            finished = self._finish(state, artifact, rows)
+            finished = self._finish(state, artifact, rows, recorder)
         finally:
             recorder.finish(finished)
             prune_models(self._node.models_dir, self._settings.keep_models, needed)
@@ -382,18 +383,17 @@ class _Training:
                 if isinstance(event, RoundDone):
                     recorder.round(event)
 
-    def _finish(self, state: Checkpoint, artifact: Artifact, rows: Rows | None) -> Finished:
-        """Hand out, write the result, then say that the run is over.
+    def _finish(self, state: Checkpoint, artifact: Artifact, rows: Rows | None, recorder: Recorder) -> Finished:
+        """Hand out, write report and result, then say that the run is over.
 
         Raises:
             RunFailed: fewer nodes than a round needs took the model.
         """
         keep, timeout = self._settings.keep_models, self._settings.policy.timeout_seconds
         outcome = conclude(self._grid, self._node, state, artifact, rows, keep, timeout)
+        delivery, directory = outcome.delivery, self._log.directory
         seconds = time.monotonic() - self._began
         epsilon = None if state.done is None else state.done.epsilon
-        result = result_of(outcome, self._run, state.round, seconds, self._node.host, epsilon)
-        delivery = outcome.delivery
         finished = Finished(
             time=utc_now(),
             rounds=state.round,
@@ -402,18 +402,22 @@ class _Training:
             digest=outcome.artifact.digest,
             seconds=seconds,
             round=outcome.round,
-            skill=result["skill"],
+            skill=fleet_skill(outcome.levels),
             epsilon=epsilon,
             why=outcome.why,
         )
-        write_atomically(self._log.directory / RESULT_FILE, json.dumps(result, indent=1, allow_nan=False).encode())
+        result = result_of(outcome, self._run, state.round, seconds, self._node.host, epsilon)
+        events = [*read_progress(directory), finished]
+        trouble = report(directory, events, result, outcome.artifact, self._node, rows, read_config(directory))
+        result["troubles"] = {"report": trouble, "records": recorder.trouble}
+        write_atomically(directory / RESULT_FILE, json.dumps(result, indent=1, allow_nan=False).encode())
         least = self._settings.train.min_nodes
         if len(delivery.received) < least:
             why = "; ".join(str(absent) for absent in delivery.missing) or "no node is online"
             raise RunFailed(
                 f"the model is saved on {self._node.host}, but {len(delivery.received)} of at least {least} nodes "
                 f"took it: {why}",
-                cure="look at `icosfl status`, then train again",
+                cure="look at `icosfl status`, then hand it out once more: icosfl train --resume",
             )
         self._log.append(finished)
         return finished

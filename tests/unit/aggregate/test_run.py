@@ -12,14 +12,16 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 
 from icosfl.aggregate import run as runs
+from icosfl.aggregate.names import write_names
 from icosfl.aggregate.progress import Failed, Finished, Ready, RoundDone, Started
+from icosfl.aggregate.report import report
 from icosfl.errors import ConfigError, IcosflError, RunFailed, StoreUnavailable
 from icosfl.store.memory import MemoryStore
 from icosfl.train import node
 from icosfl.train.linear import fit_common
 from icosfl.train.local import cut, cutoff_of
-from icosfl.train.messages import Standing, Task, Update
-from icosfl.train.records import pack, unpack
+from icosfl.train.messages import Level, Standing, Task, Update
+from icosfl.train.records import pack, pack_update, unpack
 from icosfl.train.settings import TrainSettings
 from icosfl.train.share import Share
 from support import made_up
@@ -485,3 +487,218 @@ def test_runs_that_fail_leave_no_more_behind_than_others(controller: Controller)
             controller.run(run, min_nodes=3, keep_models=2)
 
     assert sorted(path.name for path in (controller.directory / "controller" / "runs").iterdir()) == ["2", "3"]
+
+
+@pytest.fixture
+def last_is_worst(controller: Controller) -> Controller:
+    """Nodes that find the first round's model best, and that of the second bad."""
+    for worker in controller.nodes.values():
+        worker.change = claim_skill(lambda number: [0.2, 0.5, 0.1][number])
+    return controller
+
+
+def test_a_better_model_of_an_earlier_round_is_handed_out_after_the_last_and_stays(last_is_worst: Controller) -> None:
+    last_is_worst.run("1")
+
+    first, second, finished = last_is_worst.events("1")[-3:]
+    assert (first.skill, second.skill) == pytest.approx((0.2, 0.5))  # of the models that the rounds began with
+    assert (finished.round, finished.rounds, finished.skill) == (1, 2, pytest.approx(0.5))
+    assert finished.digest == first.digest
+    assert finished.why == "that of round 1: the last round's model has 0.400 less skill"
+    for host in ("controller", "worker-1", "worker-2", "worker-3"):
+        kept = last_is_worst.latest(host)
+        assert kept is not None
+        assert kept.digest == first.digest
+    result = last_is_worst.result("1")
+    assert (result["digest"], result["round"], result["why"]) == (first.digest, 1, finished.why)
+    assert result["skills"] == {"worker-1": 0.5, "worker-2": 0.5, "worker-3": 0.5}
+    assert result["controller"]["scores"] == first.evaluation["scores"]
+
+
+def test_a_run_that_makes_nothing_better_leaves_the_model_that_it_started_from(last_is_worst: Controller) -> None:
+    before = last_is_worst.run("1", num_server_rounds=1)
+    for worker in last_is_worst.nodes.values():
+        worker.change = claim_skill(lambda number: -number / 10)
+
+    # Of the parent the nodes claim the skill of its round, 1, when they get it, and that of round 0 in the rounds.
+    after = last_is_worst.run("2")
+
+    finished = last_is_worst.events("2")[-1]
+    assert after.digest == before.digest == finished.digest
+    assert (finished.round, finished.rounds) == (0, 2)
+    assert finished.why.startswith("the one that the run started from stays: the last round's model has 0.200 less")
+    assert last_is_worst.result("2")["round"] == 0
+    third = last_is_worst.run("3", num_server_rounds=1)
+    assert last_is_worst.events("3")[1].warm_start == before.digest
+    assert third.digest == before.digest
+
+
+def test_a_better_model_that_cannot_be_read_any_more_leaves_the_last(last_is_worst: Controller) -> None:
+    claim = last_is_worst.nodes[11].change
+
+    def lose(message: Message, content: RecordDict) -> Any:
+        if message.metadata.message_type == "evaluate":
+            (last_is_worst.directory / "controller" / "models" / "1-round-0001.npz").write_bytes(b"?")
+        return claim(message, content)
+
+    last_is_worst.nodes[11].change = lose
+
+    artifact = last_is_worst.run("1")
+
+    finished = last_is_worst.events("1")[-1]
+    assert (artifact.round, finished.round) == (2, 2)
+    assert "a better model cannot be read" in finished.why
+    assert "1-round-0001.npz" in finished.why
+
+
+def test_a_run_ends_early_when_nothing_gets_better(controller: Controller) -> None:
+    for worker in controller.nodes.values():
+        worker.change = claim_skill(lambda number: 0.5 - number / 10)
+
+    controller.run("1", num_server_rounds=6, patience=1)
+
+    *_, third, stopped, finished = controller.events("1")
+    assert (third.round, stopped.round, stopped.of) == (3, 3, 6)
+    assert (finished.round, finished.rounds) == (1, 3)
+
+
+def test_each_round_has_the_learning_rate_of_the_schedule(controller: Controller) -> None:
+    controller.run(
+        "1", num_server_rounds=3, learning_rate=0.01, learning_rate_schedule="exponential", learning_rate_end=0.0001
+    )
+
+    sent = {
+        message.metadata.group_id: unpack(message.content, Task).learning_rate
+        for message in controller.grid.sent
+        if message.metadata.message_type == "train"
+    }
+    assert sent == {"1": pytest.approx(0.01), "2": pytest.approx(0.001), "3": pytest.approx(0.0001)}
+    told = [event.learning_rate for event in controller.events("1") if isinstance(event, RoundDone)]
+    assert told == list(sent.values())
+
+
+def test_a_round_takes_as_many_updates_as_it_is_told_and_asks_a_sample(controller: Controller) -> None:
+    for number in (14, 15, 16):
+        host = f"worker-{number}"
+        controller.nodes[number] = Worker(controller.directory, host, made_up.rows(150, seed=number))
+        controller.grid.nodes[number] = controller.nodes[number]
+
+    controller.run("1", nodes_per_round=2, over_sampling=1.5, num_server_rounds=5)
+
+    rounds = [event for event in controller.events("1") if isinstance(event, RoundDone)]
+    assert [len(event.nodes) for event in rounds] == [2] * 5
+    assert [[absent.reason for absent in event.left_out] for event in rounds] == [["came after the first 2"]] * 5
+    asked = [
+        {m.metadata.dst_node_id for m in controller.grid.sent if m.metadata.group_id == str(number)}
+        for number in range(1, 6)
+    ]
+    assert [len(each) for each in asked] == [3] * 5
+    assert len(set.union(*asked)) > 3
+
+
+def test_a_round_without_its_quorum_fails_the_run_and_names_who_is_missing(controller: Controller) -> None:
+    controller.nodes[12].change = lambda message, content: None if message.metadata.message_type == "train" else content
+
+    with pytest.raises(RunFailed, match="round 1: 1 valid updates, at least 2 are needed: worker-2: no reply within"):
+        controller.run("1", min_nodes=1, quorum=0.6)
+
+
+def test_a_run_waits_for_nodes_says_whom_it_misses_and_goes_on_when_they_come(controller: Controller) -> None:
+    worker = controller.grid.nodes.pop(12)
+    write_names(controller.directory / "controller" / "runs", {11: "worker-1", 12: "worker-2", 13: "worker-3"})
+    controller.grid.nodes.pop(13)
+    looks = iter(range(100))
+    see = controller.grid.get_node_ids
+
+    def come() -> Iterable[int]:
+        if next(looks) == 2:
+            controller.grid.nodes[12] = worker
+        return see()
+
+    controller.grid.get_node_ids = come  # type: ignore[method-assign]
+
+    controller.run("1", num_server_rounds=1, query_timeout_seconds=30)
+
+    started, waiting, ready = controller.events("1")[:3]
+    assert isinstance(started, Started)
+    assert (waiting.online, waiting.needed, waiting.missing) == (1, 2, ("worker-2", "worker-3"))
+    assert [node.host for node in ready.nodes] == ["worker-1", "worker-2"]
+
+
+def test_nodes_that_leave_between_rounds_are_waited_for_but_not_for_ever(controller: Controller) -> None:
+    worker = controller.nodes[12]
+
+    def leave(message: Message, content: RecordDict) -> RecordDict:
+        if message.metadata.message_type == "train":
+            controller.grid.nodes.pop(12)
+        return content
+
+    worker.change = leave
+
+    with pytest.raises(RunFailed, match="round 2: 1 nodes online, at least 2 are needed: worker-2: offline"):
+        controller.run("1", query_timeout_seconds=0.4)
+
+    waiting = controller.events("1")[-2]
+    assert (waiting.online, waiting.needed, waiting.missing) == (1, 2, ("worker-2",))
+
+
+def test_a_node_that_never_answered_is_called_by_the_name_that_its_number_stands_for(controller: Controller) -> None:
+    write_names(controller.directory / "controller" / "runs", {99: "worker-9"})
+    controller.grid.nodes[99] = lambda _: None
+
+    controller.run("1", num_server_rounds=1)
+
+    ready = controller.events("1")[1]
+    assert ("worker-9", "no reply within 0.2 s") in [(absent.host, absent.reason) for absent in ready.left_out]
+
+
+def test_a_robust_rule_needs_as_many_nodes_as_it_can_hold_against_before_anything_is_trained(
+    controller: Controller,
+) -> None:
+    with pytest.raises(RunFailed, match="2 of at least 5 nodes are ready"):
+        controller.run("1", strategy="krum", malicious_nodes=2)
+
+    assert not any(message.metadata.message_type == "train" for message in controller.grid.sent)
+
+
+def test_what_a_node_claims_of_series_that_the_model_does_not_forecast_counts_for_nothing(
+    controller: Controller,
+) -> None:
+    def boast(message: Message, content: RecordDict) -> RecordDict:
+        if message.metadata.message_type != "train":
+            return content
+        update = update_in(content)
+        claims = (Level("gpu", 1, 10, 0.0, 1.0), Level("cpu_usage", 99, 10, 0.0, 1.0))
+        return pack_update(replace(update, trained=replace(update.trained, validation=claims)))
+
+    controller.nodes[12].change = boast
+
+    controller.run("1", num_server_rounds=1)
+
+    assert set(controller.events("1")[2].skills) == {"worker-1"}
+
+
+def test_a_run_leaves_a_report_and_says_when_it_could_not(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "report", report)
+    controller.run("1", num_server_rounds=1)
+    monkeypatch.setattr(runs, "report", lambda *_: "OSError: full")
+    controller.run("2", num_server_rounds=1)
+
+    directory = controller.directory / "controller" / "runs"
+    assert (directory / "1" / "report.html").stat().st_size > 10_000
+    assert controller.result("1")["troubles"] == {"report": "", "records": ""}
+    assert controller.result("2")["troubles"]["report"] == "OSError: full"
+
+
+def test_a_check_of_the_model_trains_nothing(controller: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
+    controller.run("1", num_server_rounds=1)
+    controller.grid.sent.clear()
+    checked: list[str] = []
+    monkeypatch.setattr(runs, "check", lambda _, run, *__: checked.append(run))
+
+    controller.run("2", purpose="check")
+
+    assert (checked, controller.grid.sent) == (["2"], [])
+    assert [event.event for event in controller.events("2")] == ["started"]
