@@ -134,7 +134,7 @@ class Memory:
         failures: How many trainings failed since.
         check: How the last check ended.
         check_failures: How many checks failed in a row.
-        below: The skills of the checks that found the skill too low, in a row and since the last good training.
+        skills: What the last checks found, as many as count, since the last good training.
         under_way: The run to await.
     """
 
@@ -143,7 +143,7 @@ class Memory:
     failures: int = 0
     check: Outcome | None = None
     check_failures: int = 0
-    below: tuple[float, ...] = ()
+    skills: tuple[float, ...] = ()
     under_way: UnderWay | None = None
 
 
@@ -227,7 +227,7 @@ def ended(memory: Memory, outcome: Outcome) -> Memory:
     if not outcome.good:
         return dataclasses.replace(memory, training=outcome, failures=memory.failures + 1, under_way=None)
     return dataclasses.replace(
-        memory, training=outcome, trained=outcome.time, failures=0, below=(), check_failures=0, under_way=None
+        memory, training=outcome, trained=outcome.time, failures=0, skills=(), check_failures=0, under_way=None
     )
 
 
@@ -238,13 +238,12 @@ def checked(memory: Memory, outcome: Outcome, skill: float | None, schedule: Sch
         memory: What was before.
         outcome: How it ended.
         skill: The fleet's; None: no node could measure it.
-        schedule: Says what is too low.
+        schedule: Says how many checks count.
     """
     failures = 0 if outcome.good else memory.check_failures + 1
-    below = memory.below
-    if outcome.good and skill is not None:
-        below = (*below, skill)[-schedule.drift_windows :] if skill < schedule.drift_skill else ()
-    return dataclasses.replace(memory, check=outcome, check_failures=failures, below=below, under_way=None)
+    found = () if skill is None or not outcome.good else (skill,)
+    skills = (*memory.skills, *found)[-schedule.drift_windows :]
+    return dataclasses.replace(memory, check=outcome, check_failures=failures, skills=skills, under_way=None)
 
 
 def moment(seconds: float) -> str:
@@ -302,7 +301,7 @@ def _low(memory: Memory, schedule: Schedule) -> tuple[float, ...]:
     """The skills of the last checks in a row that found it too low, as that is meant now."""
     if schedule.check_every is None:
         return ()
-    newest_first = takewhile(lambda skill: skill < schedule.drift_skill, reversed(memory.below))
+    newest_first = takewhile(lambda skill: skill < schedule.drift_skill, reversed(memory.skills))
     return tuple(newest_first)[::-1]
 
 

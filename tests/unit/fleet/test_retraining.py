@@ -129,7 +129,7 @@ class TestTheLoop:
         begun_at = bench.run()
 
         assert [what for _, what in begun_at] == ["train", *["check"] * 5, "train"]
-        assert bench.remembered().below == ()
+        assert bench.remembered().skills == ()
 
     def test_what_cannot_be_begun_is_tried_again_later_and_later(self, tmp_path: Path) -> None:
         bench = Bench(tmp_path, 1)
@@ -200,7 +200,7 @@ class TestTheStateFile:
             trained=NOON,
             check=Outcome("2", NOON, good=False, words="ill"),
             check_failures=2,
-            below=(0.1, -3.0),
+            skills=(0.1, -3.0),
             under_way=UnderWay("check", "3"),
         )
 
@@ -376,7 +376,7 @@ class TestTheProcess:
 
         service.process.send_signal(signal.SIGTERM)
 
-        _, said = service.process.communicate(timeout=5)
+        _, said = service.process.communicate(timeout=20)
         assert service.process.returncode == 0, said
 
     def test_what_awaits_a_run_ends_with_it_and_the_run_is_still_to_be_awaited(self, under_way: Path) -> None:
@@ -386,7 +386,7 @@ class TestTheProcess:
 
         service.process.send_signal(signal.SIGTERM)
 
-        _, said = service.process.communicate(timeout=10)
+        _, said = service.process.communicate(timeout=20)
         assert service.process.returncode == 0, said
         assert not child.is_running()
         assert StateFile(service.state).read().under_way == UnderWay("train", "7")
@@ -397,7 +397,7 @@ class TestTheProcess:
         child = service.child()
 
         service.process.kill()
-        service.process.communicate(timeout=10)
+        service.process.communicate(timeout=20)
 
         psutil.wait_procs([child], timeout=10)
         assert not child.is_running()
@@ -405,7 +405,7 @@ class TestTheProcess:
         again = Process(under_way)
         again.until_it_says("last training")
         again.process.terminate()
-        again.process.communicate(timeout=10)
+        again.process.communicate(timeout=20)
         memory = json.loads(again.state.read_text())["memory"]
         assert (memory["training"]["run"], memory["training"]["good"]) == ("7", True)
 

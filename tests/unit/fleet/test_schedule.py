@@ -137,6 +137,12 @@ class TestInterruptedRuns:
 
         assert decision.act == "train"
 
+    def test_one_that_failed_is_none_and_is_left_alone(self) -> None:
+        run = dataclasses.replace(INTERRUPTED, state="failed")
+
+        assert decide(NOON + 120, TRAINED, run, EVERY_DAY).act == "wait"
+        assert decide(NOON + DAY, TRAINED, run, EVERY_DAY).act == "train"
+
     def test_one_without_a_configuration_is_left_alone(self) -> None:
         run = dataclasses.replace(INTERRUPTED, resumable=False)
 
@@ -194,13 +200,26 @@ class TestDrift:
         assert decide(NOON + 5 * HOUR, after_checks(*skills), FINISHED, ONLY_CHECKS).act == "wait"
 
     def test_a_check_that_measured_nothing_counts_neither_way(self) -> None:
-        assert after_checks(0.0, None, 0.0).below == (0.0, 0.0)
-        assert after_checks(0.0, None, 0.0, None, 0.0).below == (0.0, 0.0, 0.0)
+        assert decide(NOON + 4 * HOUR, after_checks(0.0, 0.0, None, None), FINISHED, ONLY_CHECKS).act == "wait"
+        assert decide(NOON + 4 * HOUR, after_checks(0.0, None, 0.0, 0.0), FINISHED, ONLY_CHECKS).act == "train"
+
+    def test_nor_does_one_that_failed_whatever_it_says(self) -> None:
+        memory = checked(after_checks(0.0, 0.0), bad(NOON + 3 * HOUR), 0.0, ONLY_CHECKS)
+
+        assert decide(NOON + 3 * HOUR, memory, FINISHED, ONLY_CHECKS).act == "wait"
+
+    def test_only_so_many_checks_are_remembered_as_count(self) -> None:
+        assert after_checks(0.5, 0.4, 0.3, 0.2, 0.1).skills == (0.3, 0.2, 0.1)
+
+    def test_a_clock_that_was_set_back_delays_a_check_by_no_more_than_its_period(self) -> None:
+        decision = decide(NOON - 9 * DAY, after_checks(0.5), FINISHED, ONLY_CHECKS)
+
+        assert decision.until == NOON - 9 * DAY + HOUR
 
     def test_after_a_training_the_count_starts_anew(self) -> None:
         memory = ended(after_checks(0.0, 0.0, 0.0), good(NOON + 4 * HOUR))
 
-        assert memory.below == ()
+        assert memory.skills == ()
         assert decide(NOON + 4 * HOUR + 1, memory, FINISHED, ONLY_CHECKS).act == "wait"
 
     def test_what_counted_as_too_little_before_the_threshold_was_lowered_counts_no_longer(self) -> None:
@@ -235,12 +254,16 @@ class TestTrainingsOfOthers:
 
         memory = taken_in(after_checks(0.0, 0.0), by_hand)
 
-        assert (memory.trained, memory.below) == (NOON + 20 * HOUR, ())
+        assert (memory.trained, memory.skills) == (NOON + 20 * HOUR, ())
         assert decide(NOON + DAY, memory, by_hand, dataclasses.replace(EVERY_DAY, check_every=None)).act == "wait"
 
     @pytest.mark.parametrize("state", ["failed", "interrupted", "alive"])
     def test_one_that_did_not_changes_nothing(self, state: str) -> None:
         assert taken_in(TRAINED, Run("5", state, NOON + DAY, "")) == TRAINED  # type: ignore[arg-type]
+
+    def test_one_that_finished_before_the_last_known_one_changes_nothing(self) -> None:
+        assert taken_in(TRAINED, Run("0", "finished", NOON - 1, "finished")) == TRAINED
+        assert taken_in(TRAINED, FINISHED) == TRAINED
 
     def test_its_own_is_noted_once_it_was_awaited(self) -> None:
         memory = begun(TRAINED, "train", "5")
