@@ -87,3 +87,11 @@ def test_a_superlink_that_stays_away_ends_the_wait_for_it() -> None:
 def test_an_exception_of_flowers_grid_arrives() -> None:
     with pytest.raises(ConnectionError, match="refused"):
         BoundedGrid(Stuck({})).send_and_receive(messages(1), timeout=1)
+
+
+def test_what_is_looked_for_is_returned_as_it_was_seen_last() -> None:
+    seen = iter([1, 2, 3])
+    grid = BoundedGrid(FakeGrid({}), poll_seconds=0.001)
+
+    assert grid.poll(lambda: next(seen), lambda number: number >= 2, 60) == 2
+    assert grid.poll(lambda: next(seen), lambda number: number >= 9, 0) == 3

@@ -13,8 +13,10 @@ from icosfl.aggregate.progress import (
     Finished,
     ProgressLog,
     Ready,
+    Resumed,
     RoundDone,
     Started,
+    Stopped,
     prune_runs,
     read_progress,
 )
@@ -27,6 +29,11 @@ EVENTS = [
     RoundDone(TIME, 2, 3, ("a", "b"), (), 0.4142, 600, 12.6, "d1", {"scores": {"scores": [{"model": None}]}}),
     Finished(TIME, 3, ("a",), (Absent("b", "offline"),), "0123456789abcdef", 61.4),
     Failed(TIME, "1 of at least 2 nodes are ready", "wait"),
+    Resumed(TIME, "7", "8", 2),
+    Resumed(TIME, "7", "8", 0),
+    Stopped(TIME, 2, 3, "no model was better"),
+    RoundDone(TIME, 3, 3, ("a",), (), 0.4, 600, 12.6, "d1", {}, {"a": 0.25}, 0.25, {"a": 9.5}, 0.01, 1.5),
+    Finished(TIME, 3, ("a",), (), "0123456789abcdef", 61.4, 0, 0.25, 1.5, "the one before stays"),
 ]
 
 
@@ -46,6 +53,11 @@ def test_an_event_says_what_happened_in_one_line() -> None:
         "round 2/3: 2 nodes (a, b), loss 0.414, 13 s",
         "finished: model 0123456789ab on 1 node (a), 61 s; without b: offline",
         "run failed: 1 of at least 2 nodes are ready",
+        "run 7 goes on after round 2, as Flower's run 8",
+        "run 7 goes on from its beginning, as Flower's run 8",
+        "stopped after round 2 of 3: no model was better",
+        "round 3/3: 1 node (a), loss 0.4, began with skill 0.250, ε 1.5, 13 s",
+        "finished: model 0123456789ab (the one before stays) on 1 node (a), 61 s",
     ]
 
 
@@ -66,6 +78,31 @@ def test_a_whole_line_that_is_no_event_is_an_error_that_names_the_file(tmp_path:
 
     with pytest.raises(RunFailed, match=PROGRESS_FILE):
         read_progress(tmp_path)
+
+
+def test_a_line_that_was_begun_is_cut_off_before_the_next_is_written(tmp_path: Path) -> None:
+    log = ProgressLog(tmp_path)
+    log.mend()
+    log.append(EVENTS[0])
+    with (tmp_path / PROGRESS_FILE).open("ab") as file:
+        file.write(b'{"event":"rou')
+
+    log.mend()
+    log.append(EVENTS[2])
+
+    assert read_progress(tmp_path) == [EVENTS[0], EVENTS[2]]
+
+
+def test_records_of_an_earlier_release_are_read(tmp_path: Path) -> None:
+    (tmp_path / PROGRESS_FILE).write_text(
+        f'{{"time":"{TIME}","rounds":3,"nodes":["a"],"left_out":[],"digest":"d","seconds":6.5,"event":"finished"}}\n',
+        encoding="utf-8",
+    )
+
+    (finished,) = read_progress(tmp_path)
+
+    assert isinstance(finished, Finished)
+    assert (finished.rounds, finished.round, finished.why) == (3, None, "")
 
 
 def test_a_directory_that_cannot_be_written_is_an_error_that_names_the_file(tmp_path: Path) -> None:

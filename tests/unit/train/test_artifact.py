@@ -16,11 +16,14 @@ from icosfl.schema import Schema, Series
 from icosfl.train.artifact import (
     LATEST,
     Artifact,
+    best_digest,
     from_bytes,
     latest_digest,
     load,
+    load_best,
     load_latest,
     now_utc,
+    point_best,
     save,
     to_bytes,
 )
@@ -154,12 +157,35 @@ def test_latest_names_the_one_saved_last(tmp_path: Path) -> None:
     assert load(tmp_path / "8127346-round-0009.npz").round == 9
 
 
+def test_best_names_one_that_was_saved_before_the_latest(tmp_path: Path) -> None:
+    save(made(round=1), tmp_path)
+    save(made(round=2), tmp_path)
+
+    point_best(made(round=1), tmp_path)
+
+    best, latest = load_best(tmp_path), load_latest(tmp_path)
+    assert best is not None
+    assert latest is not None
+    assert (best.round, latest.round) == (1, 2)
+    assert best_digest(tmp_path) == made(round=1).digest
+
+
+def test_a_file_that_is_not_the_model_that_best_names_is_refused(tmp_path: Path) -> None:
+    save(made(round=1), tmp_path)
+    point_best(made(round=1, season=7), tmp_path)
+
+    with pytest.raises(CheckpointError, match="is not the model that best names"):
+        load_best(tmp_path)
+
+
 @pytest.mark.parametrize("directory", ["models", "missing/models"])
 def test_where_nothing_was_saved_there_is_no_latest(tmp_path: Path, directory: str) -> None:
     (tmp_path / "models").mkdir()
 
     assert load_latest(tmp_path / directory) is None
     assert latest_digest(tmp_path / directory) is None
+    assert load_best(tmp_path / directory) is None
+    assert best_digest(tmp_path / directory) is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from icosfl.schema import Schema, Series
-from icosfl.train.artifact import LATEST, Artifact, load_latest, save
+from icosfl.train.artifact import LATEST, Artifact, load_best, load_latest, point_best, save
 from icosfl.train.files import evaluation_path
 from icosfl.train.prune import prune_models
 from icosfl.train.shape import ModelShape
@@ -93,3 +93,19 @@ def test_a_directory_without_models_is_left_alone(tmp_path: Path) -> None:
     prune_models(tmp_path / "none", 2)
 
     assert not (tmp_path / "none").exists()
+
+
+def test_the_best_model_and_those_that_a_run_still_needs_stay_however_old(tmp_path: Path) -> None:
+    best, needed, old, new, newest = (
+        keep_model(tmp_path, "1", day, f"2025-01-0{day}T00:00:00+00:00") for day in (1, 2, 3, 4, 5)
+    )
+    point_best(best, tmp_path)
+
+    prune_models(tmp_path, 2, {needed.digest})
+
+    kept = {path.name for path in tmp_path.glob("*.npz")}
+    assert kept == {artifact.file_name for artifact in (best, needed, new, newest)}
+    assert old.file_name not in kept
+    found = load_best(tmp_path)
+    assert found is not None
+    assert found.digest == best.digest
