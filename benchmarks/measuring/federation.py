@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -21,6 +21,9 @@ PROJECT = Path(__file__).parents[2]
 
 # Seeds of the order of windows: those of a run's rounds begin at its own.
 TUNED_SEED = 1000
+
+# The next model's arrays, of the round's number, the arrays that it began with, and those of all nodes.
+Combine = Callable[[int, list[Array], list[list[Array]]], list[Array]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,23 @@ class Learner:
         return cls(windows, fit_blend(windows), fit_common(windows))
 
 
-def federated(nodes: Sequence[Learner], recipe: Recipe, seed: int) -> Forecaster:
-    """FedAvg (McMahan et al. 2017): each round all nodes train the model; the next is their mean, by their windows."""
+def federated(
+    nodes: Sequence[Learner],
+    recipe: Recipe,
+    seed: int,
+    combine: Combine | None = None,
+    proximal_mu: float = 0.0,
+) -> Forecaster:
+    """Each round all nodes train the model, and their updates become the next.
+
+    Args:
+        nodes: All of them.
+        recipe: How they learn.
+        seed: Of the first weights; with the round's number of the order of windows.
+        combine: Makes the next model from the round's number, its arrays and those of the nodes; None: FedAvg
+            (McMahan et al. 2017), the mean by the nodes' windows.
+        proximal_mu: Of FedProx's proximal term; 0: none.
+    """
     model = build(recipe.shape(nodes[0].windows), seed)
     arrays = to_arrays(model)
     for number in range(1, recipe.num_server_rounds + 1):
@@ -87,9 +105,12 @@ def federated(nodes: Sequence[Learner], recipe: Recipe, seed: int) -> Forecaster
         for node in nodes:
             load_arrays(model, arrays)
             take_common(model, node.common)
-            _fit(model, node, recipe, recipe.local_epochs, seed + number)
+            _fit(model, node, recipe, recipe.local_epochs, seed + number, proximal_mu)
             updates.append(to_arrays(model))
-        arrays = _mean(updates, [len(node.windows) for node in nodes])
+        if combine is None:
+            arrays = _mean(updates, [len(node.windows) for node in nodes])
+        else:
+            arrays = combine(number, arrays, updates)
     load_arrays(model, arrays)
     return model
 
@@ -127,7 +148,9 @@ def tuned(model: Forecaster, node: Learner, recipe: Recipe, seed: int) -> Foreca
     return copy
 
 
-def _fit(model: Forecaster, node: Learner, recipe: Recipe, epochs: int, seed: int) -> None:
+def _fit(  # noqa: PLR0913, PLR0917 (each is one plain setting)
+    model: Forecaster, node: Learner, recipe: Recipe, epochs: int, seed: int, proximal_mu: float = 0.0
+) -> None:
     fit(
         model,
         node.windows,
@@ -136,6 +159,7 @@ def _fit(model: Forecaster, node: Learner, recipe: Recipe, epochs: int, seed: in
         learning_rate=recipe.learning_rate,
         batch_size=recipe.batch_size,
         seed=seed,
+        proximal_mu=proximal_mu,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,14 +83,14 @@ class Federation:
 
 
 @contextmanager
-def running(directory: Path, stack: DataclayStack) -> Iterator[Federation]:
-    """A controller and three workers, one of which has too few rows to take part."""
+def running(directory: Path, stack: DataclayStack, rows: Mapping[str, int] = ROWS) -> Iterator[Federation]:
+    """A controller and workers with so many rows; of the usual three one has too few to take part."""
     (directory / "app").mkdir()
     shutil.copy(ROOT / "pyproject.toml", directory / "app")
     shutil.copytree(ROOT / "icosfl", directory / "app" / "icosfl", ignore=shutil.ignore_patterns("__pycache__"))
-    files = {host: _write_config(directory, host, stack) for host in ROWS}
+    files = {host: _write_config(directory, host, stack) for host in rows}
     nodes = {host: load(file, NodeConfig) for host, file in files.items()}
-    for number, (host, count) in enumerate(ROWS.items()):
+    for number, (host, count) in enumerate(rows.items()):
         _fill(nodes[host].store, count, seed=number)
     controller = files.pop("controller")
     flower = FlowerStack(directory, controller, files)

@@ -61,3 +61,22 @@ def rows(count: int, seed: int = 1) -> Rows:
     steps = np.arange(count)
     cpu = 50 + 30 * np.sin(steps / 8) + np.random.default_rng(seed).normal(0, 1, count)
     return Rows(START + steps * int(PERIOD * 1e9), np.column_stack([cpu, np.full(count, np.nan)]))
+
+
+def swings(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """CPU use that climbs to a limit, slowly and quickly by turns, and falls back at once: no line tells it.
+
+    Args:
+        count: How many values.
+        seed: Each node has its own.
+    """
+    random = np.random.default_rng(seed)
+    values, level, slope, quick = np.empty(count), 20.0, 3.0, False
+    for step in range(count):
+        if level < 75:
+            level += slope
+        else:
+            level, quick = 20.0, not quick
+            slope = (6.0 if quick else 2.0) * random.uniform(0.9, 1.1)
+        values[step] = level
+    return values + random.normal(0, 0.7, count)
