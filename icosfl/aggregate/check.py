@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from flwr.app import Message, MessageType, RecordDict
 
 from icosfl.aggregate.grid import BoundedGrid, NoReply, pair
+from icosfl.aggregate.model import known_levels
 from icosfl.aggregate.names import read_names
 from icosfl.aggregate.progress import RESULT_FILE, Absent, Finished, ProgressLog, utc_now
 from icosfl.aggregate.settings import RunSettings
@@ -203,18 +204,7 @@ def _answer(answer: RecordDict | NoReply, artifact: Artifact, name: str) -> Chec
         return Absent(found.host or name, found.reason)
     if found.digest != artifact.digest:
         return Absent(found.host, f"measured model {found.digest[:12]} instead of {artifact.digest[:12]}")
-    return replace(found, levels=_known(found.levels, artifact), before=_known(found.before, artifact))
-
-
-def _known(levels: Sequence[Level], artifact: Artifact) -> tuple[Level, ...]:
-    """The levels that the model has, each once; whatever else a node sends."""
-    names = artifact.schema.names
-    found = {
-        (level.series, level.horizon_steps): level
-        for level in levels
-        if level.series in names and level.horizon_steps in artifact.horizons
-    }
-    return tuple(found.values())
+    return replace(found, levels=known_levels(found.levels, artifact), before=known_levels(found.before, artifact))
 
 
 def _at(levels: Sequence[Level], others: Sequence[Level]) -> tuple[Level, ...]:
