@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sqlite3
 import sys
 import time
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from icosfl.aggregate.progress import Event, Finished, Resumed, RoundDone, Started, read_progress
-from icosfl.aggregate.record import look
+from icosfl.aggregate.record import is_alive, look
 from icosfl.train.artifact import Artifact, load
 from support.dataclay_stack import DataclayStack
 from support.flower_federation import Federation, running
@@ -49,14 +50,14 @@ def server_app(federation: Federation) -> psutil.Process | None:
     return None
 
 
-def at_work(federation: Federation, number: int) -> int:
-    """How many SuperNodes have taken the task of this round, and have not replied."""
+def at_work(federation: Federation, run: str, number: int) -> int:
+    """How many SuperNodes have taken the task of this round of Flower's run, and have not replied."""
     database = federation.flower.home.parent / "state.db"
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as state:
         (taken,) = state.execute(
             "SELECT count(*) FROM message_ins WHERE message_type = 'train' AND group_id = ? AND delivered_at != '' "
-            "AND message_id NOT IN (SELECT reply_to_message_id FROM message_res)",
-            [str(number)],
+            "AND run_id = ? AND message_id NOT IN (SELECT reply_to_message_id FROM message_res)",
+            [str(number), ctypes.c_int64(int(run)).value],  # as Flower keeps a number of 64 bits
         ).fetchone()
     return int(taken)
 
@@ -79,11 +80,11 @@ def test_a_run_whose_server_app_is_killed_goes_on_after_the_last_round_that_was_
     run = federation.submit(capsys, nodes=3, num_server_rounds=3, local_epochs=EPOCHS)
     code, first = federation.wait(capsys, run, "--round", "1")
     assert code == 0, first
-    eventually(lambda: at_work(federation, 2) == 2)
+    eventually(lambda: at_work(federation, run, 2) == 2)
 
     process = eventually(lambda: server_app(federation))
     process.kill()
-    process.wait(10)
+    eventually(lambda: not is_alive(federation.runs_dir / run), seconds=5)
 
     record = look(federation.runs_dir / run)
     assert record is not None
@@ -109,7 +110,7 @@ def test_a_superlink_that_is_killed_in_the_middle_of_a_round_comes_back_and_the_
     federation: Federation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = federation.submit(capsys, nodes=3, num_server_rounds=2, local_epochs=EPOCHS)
-    eventually(lambda: at_work(federation, 1) == 2)
+    eventually(lambda: at_work(federation, run, 1) == 2)
     superlink = federation.flower.services["superlink"]
     starts = superlink.starts
 
@@ -133,7 +134,7 @@ def test_a_supernode_that_is_killed_in_the_middle_of_a_round_is_named_and_the_ro
     run = federation.submit(
         capsys, nodes=3, num_server_rounds=2, min_nodes=1, local_epochs=EPOCHS, round_timeout_seconds=timeout
     )
-    eventually(lambda: at_work(federation, 1) == 2)
+    eventually(lambda: at_work(federation, run, 1) == 2)
 
     federation.flower.kill("worker-2")
 
