@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -330,6 +332,21 @@ def run_config(project: Path) -> dict[str, object]:
         raise ConfigError(f"{path}: not TOML: {error}", cure="correct the file") from error
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{path}: [tool.flwr.app.config] is missing", cure="restore the table") from error
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for libraries that are told nothing in another way, and set them back."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def search_path() -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 
 from icosfl.aggregate.progress import Failed, Finished, RoundDone
 from icosfl.aggregate.settings import NO_RECORDS, RunSettings
+from icosfl.config import environment
 from icosfl.errors import ConfigError
 
 TENSORBOARD, MLFLOW, WANDB = "tensorboard", "mlflow", "wandb"
@@ -224,9 +224,9 @@ class _Mlflow:
     """A run in MLflow's database: `mlflow ui --backend-store-uri sqlite:///PATH` shows all runs."""
 
     def __init__(self, database: Path, run: str, settings: Mapping[str, object]) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow.entities import Metric, Param
-        from mlflow.tracking import MlflowClient
+        with environment({"MLFLOW_DISABLE_TELEMETRY": "true"}):
+            from mlflow.entities import Metric, Param
+            from mlflow.tracking import MlflowClient
 
         self._metric = Metric
         database.parent.mkdir(parents=True, exist_ok=True)
@@ -268,29 +268,9 @@ class _Wandb:
         shutil.rmtree(directory, ignore_errors=True)  # of a ServerApp that died: all of it is written anew
         directory.mkdir(parents=True)
         # nothing in the user's home, and no word to anyone
-        for name in ("CACHE", "CONFIG", "DATA", "ARTIFACT"):
-            os.environ.setdefault(f"WANDB_{name}_DIR", str(directory))
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        import wandb
-
-        self._run = wandb.init(
-            project=EXPERIMENT,
-            id=run,
-            name=run,
-            dir=str(directory.parent),
-            mode="offline",
-            config=dict(settings),
-            settings=wandb.Settings(
-                console="off",
-                disable_git=True,
-                disable_code=True,
-                disable_job_creation=True,
-                silent=True,
-                x_disable_meta=True,
-                x_disable_stats=True,
-                x_disable_machine_info=True,
-            ),
-        )
+        told = {f"WANDB_{name}_DIR": str(directory) for name in ("CACHE", "CONFIG", "DATA", "ARTIFACT")}
+        with environment(told | {"WANDB_ERROR_REPORTING": "false"}):
+            self._run = _begun(directory.parent, run, settings)
         self._run.define_metric("*", step_metric="round")
 
     def write(self, points: Sequence[Point]) -> None:
@@ -298,7 +278,29 @@ class _Wandb:
             self._run.log({"round": point.step, **point.values})
 
     def close(self, good: bool) -> None:
+        import wandb
+
         self._run.finish(exit_code=0 if good else 1)
+        wandb.teardown()  # its own process still writes until it ends
+
+
+def _begun(directory: Path, run: str, settings: Mapping[str, object]) -> Any:
+    """A run of wandb's that looks at nothing but what it is given."""
+    import wandb
+
+    quiet = wandb.Settings(
+        console="off",
+        disable_git=True,
+        disable_code=True,
+        disable_job_creation=True,
+        silent=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+    )
+    return wandb.init(
+        project=EXPERIMENT, id=run, name=run, dir=str(directory), mode="offline", config=dict(settings), settings=quiet
+    )
 
 
 def _points(steps: Sequence[tuple[int, Mapping[str, float | None]]], time: str) -> list[Point]:

@@ -6,7 +6,6 @@ The package is imported when the first picture is drawn: a ServerApp that only t
 from __future__ import annotations
 
 import io
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icosfl.aggregate.report_story import Story
+from icosfl.config import environment
 from icosfl.schema import Times, Values
 from icosfl.train.baselines import AR, GLOBAL, MOVING_AVERAGE, NLINEAR, PERSISTENCE, SEASONAL_NAIVE
 from icosfl.train.scores import SERVED
@@ -134,7 +134,7 @@ def stack(title: str, pictures: Sequence[Picture]) -> bytes:
 @contextmanager
 def _pen() -> Iterator[None]:
     """Draw in the report's style. It leaves no font list in a home that a service's user may not have."""
-    with _no_home():
+    with tempfile.TemporaryDirectory(prefix="icosfl-pen-") as scratch, environment({"MPLCONFIGDIR": scratch}):
         import matplotlib as mpl
         import matplotlib.figure
     style: Any = {
@@ -159,20 +159,6 @@ def _pen() -> Iterator[None]:
     }
     with mpl.rc_context(style):
         yield
-
-
-@contextmanager
-def _no_home() -> Iterator[None]:
-    before = os.environ.get("MPLCONFIGDIR")
-    with tempfile.TemporaryDirectory(prefix="icosfl-pen-") as scratch:
-        os.environ["MPLCONFIGDIR"] = scratch
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["MPLCONFIGDIR"]
-            else:
-                os.environ["MPLCONFIGDIR"] = before
 
 
 def _figure(height: float) -> Figure:

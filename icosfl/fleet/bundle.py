@@ -40,6 +40,7 @@ class Wanted:
         python: The minor version that is asked for, or None for whatever the control node has.
         machine: The architecture that is asked for, or None.
         sign_key: The private key to sign with, or None.
+        extras: Which of the project's optional dependencies it brings.
     """
 
     project: Path
@@ -47,6 +48,7 @@ class Wanted:
     python: str | None = None
     machine: str | None = None
     sign_key: Path | None = None
+    extras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def planned(wanted: Wanted) -> Plan:
     """
     target = own_target()
     check_target(target, wanted.python, wanted.machine)
-    return make_plan(wanted.project, target)
+    return make_plan(wanted.project, target, wanted.extras)
 
 
 def found(output: Path, release: str, sign_key: Path | None = None) -> Built | None:

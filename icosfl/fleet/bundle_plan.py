@@ -19,6 +19,7 @@ from pathlib import Path
 from icosfl.errors import UserError
 
 RECIPE = 2  # a bundle made in another way from the same parts has another id
+OPERATOR = "operator"  # the extra that only the control node has
 _BLOCK = re.compile(
     r"^(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(?P<version>\S+)[^\n]*\n(?P<rest>(?:[ ]{4}[^\n]*\n?)*)", re.M
 )
@@ -100,22 +101,38 @@ def check_target(target: Target, python: str | None, machine: str | None) -> Non
             )
 
 
-def make_plan(project: Path, target: Target) -> Plan:
+def make_plan(project: Path, target: Target, extras: Collection[str] = ()) -> Plan:
     """Read what the project is made of now.
 
+    Args:
+        project: Its directory.
+        target: The hosts.
+        extras: Which of the project's optional dependencies nodes get too.
+
     Raises:
-        UserError: The project has no readable pyproject.toml or lock file, or the lock lacks a dependency.
+        UserError: The project has no readable pyproject.toml or lock file, the lock lacks a dependency, or there is no
+            such extra for nodes.
     """
     try:
         about = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         lock = (project / "requirements.lock").read_text(encoding="utf-8")
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{project} cannot be bundled: {error}", cure="run it in the project's directory") from error
-    requirements = node_requirements(lock, [_NAME.match(each)[0] for each in about["dependencies"]])  # type: ignore[index]
+    wanted = [*about["dependencies"], *_optional(about.get("optional-dependencies", {}), extras)]
+    requirements = node_requirements(lock, [_NAME.match(each)[0] for each in wanted])  # type: ignore[index]
     sources = _sources(project)
     digest = plan_digest("".join(each.text for each in requirements), _digests(project, sources), target)
     release = f"{about['version']}-{digest[:12]}-{target.tag}-linux_{target.machine}"
     return Plan(release, about["version"], target, requirements, sources)
+
+
+def _optional(known: Mapping[str, list[str]], extras: Collection[str]) -> list[str]:
+    choice = sorted(set(known) - {OPERATOR})
+    if unknown := sorted(set(extras) - set(choice)):
+        raise UserError(
+            f"icosfl_release_extras: nodes can have no {', '.join(unknown)}", cure=f"choose from {', '.join(choice)}"
+        )
+    return [requirement for extra in sorted(set(extras)) for requirement in known[extra]]
 
 
 def plan_digest(lock: str, sources: Mapping[str, str], target: Target) -> str:

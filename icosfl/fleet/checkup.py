@@ -45,9 +45,10 @@ def _ssh() -> Check:
 
 def _bundle(fleet: Fleet) -> Iterator[Check]:
     """Whether the release is built that hosts would get now."""
-    for folder in sorted({host.bundles_dir for host in fleet.hosts if host.python_source == "bundle"}):
+    wanted = {(host.bundles_dir, host.release_extras) for host in fleet.hosts if host.python_source == "bundle"}
+    for folder, extras in sorted(wanted):
         try:
-            plan = bundle.planned(bundle.Wanted(fleet.project, folder))
+            plan = bundle.planned(bundle.Wanted(fleet.project, folder, extras=extras))
             built = bundle.found(folder, plan.id)
         except IcosflError as error:
             yield Check("bundle", "failed", error.message, error.cure)

@@ -43,6 +43,7 @@ VARIABLES = {
     "icosfl_redis_binary": "redis_binary",
     "icosfl_python_source": "python_source",
     "icosfl_bundles_dir": "bundles_dir",
+    "icosfl_release_extras": "release_extras",
     "icosfl_images_dir": "images_dir",
     "icosfl_pki_dir": "pki_dir",
     "icosfl_certificate_days": "certificate_days",
@@ -78,6 +79,7 @@ class Host:
     redis_binary: Path
     python_source: str
     bundles_dir: Path
+    release_extras: tuple[str, ...]
     images_dir: Path
     pki_dir: Path
     certificate_days: float

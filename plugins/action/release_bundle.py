@@ -12,6 +12,7 @@ from icosfl.errors import IcosflError
 from icosfl.fleet.bundle import Built, Wanted, ensure, found, planned, public_key
 
 TEXTS = ("project_dir", "directory", "python_version", "machine", "release", "sign_key", "public_key")
+EXTRAS = "extras"
 
 
 class ActionModule(ActionBase):
@@ -24,15 +25,16 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return where the bundle lies and what it holds."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        if unknown := sorted(set(self._task.args) - set(TEXTS)):
-            raise AnsibleActionFail(f"release_bundle: {', '.join(unknown)} is unknown. Cure: use {', '.join(TEXTS)}")
+        if unknown := sorted(set(self._task.args) - {*TEXTS, EXTRAS}):
+            known = ", ".join([*TEXTS, EXTRAS])
+            raise AnsibleActionFail(f"release_bundle: {', '.join(unknown)} is unknown. Cure: use {known}")
         wanted = {name: str(self._task.args.get(name) or "") for name in TEXTS}
         try:
-            return result | self._find(wanted)
+            return result | self._find(wanted, tuple(self._task.args.get(EXTRAS) or ()))
         except IcosflError as error:
             raise AnsibleActionFail(f"the release bundle: {error.message}. Cure: {error.cure}") from error
 
-    def _find(self, wanted: dict[str, str]) -> dict[str, Any]:
+    def _find(self, wanted: dict[str, str], extras: tuple[str, ...]) -> dict[str, Any]:
         key = Path(wanted["sign_key"]) if wanted["sign_key"] else None
         what = Wanted(
             Path(wanted["project_dir"]),
@@ -40,6 +42,7 @@ class ActionModule(ActionBase):
             wanted["python_version"] or None,
             wanted["machine"] or None,
             key,
+            extras,
         )
         if key and wanted["public_key"] and public_key(key) != wanted["public_key"]:
             raise AnsibleActionFail(

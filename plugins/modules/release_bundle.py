@@ -26,6 +26,10 @@ options:
   release:
     description: A release to find instead of the project's own; nothing is built.
     type: str
+  extras:
+    description: Which of the project's optional dependencies the release brings.
+    type: list
+    elements: str
   sign_key:
     description: The private key (Ed25519, PEM, mode 0600) to sign with.
     type: path

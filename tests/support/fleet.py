@@ -35,6 +35,7 @@ def make_host(name: str, root: Path, **changes: Any) -> Host:
         "python_source": "project",
         "bundles_dir": root / "bundles",
         "images_dir": root / "images",
+        "release_extras": (),
         "pki_dir": root / "pki",
         "certificate_days": 30.0,
     }

@@ -203,6 +203,11 @@ def test_a_window_in_which_no_verdict_is_possible_is_refused_by_its_key(controll
         run(controller, {1: worker(controller, "worker-1", model)}, check_window="60s")
 
 
+def test_a_window_that_is_no_duration_is_refused_by_its_key(controller: Path) -> None:
+    with pytest.raises(ConfigError, match="check-window: must be a positive number with s, m or h, not 'an hour'"):
+        run(controller, {}, check_window="an hour")
+
+
 def test_a_host_that_answers_twice_counts_once(controller: Path, model: Artifact) -> None:
     nodes: dict[int, Node] = {n: worker(controller, "worker-1", model) for n in (1, 2)}
 

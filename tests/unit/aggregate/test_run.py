@@ -236,6 +236,35 @@ def test_a_node_that_does_not_reply_in_time_is_not_asked_again(controller: Contr
     assert asked == [11]
 
 
+class Late(FakeGrid):
+    """A grid whose node 12 replies to the first round when the second is under way."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        groups = {message.metadata.group_id for message in self.sent}
+        held = {
+            message.metadata.message_id
+            for message in self.sent
+            if message.metadata.group_id == "1" and message.metadata.dst_node_id == 12 and "2" not in groups
+        }
+        return super().pull_messages([number for number in message_ids if number not in held])
+
+
+def test_a_node_that_replied_too_late_is_asked_again_once_it_is_free_and_its_late_update_counts_for_nothing(
+    controller: Controller,
+) -> None:
+    controller.grid = Late(controller.nodes)
+
+    controller.run("1", num_server_rounds=3, min_nodes=1, straggler_rounds=1)
+
+    rounds = [event for event in controller.events("1") if isinstance(event, RoundDone)]
+    assert [event.nodes for event in rounds] == [("worker-1",), ("worker-1",), ("worker-1", "worker-2")]
+    assert [[str(absent) for absent in event.left_out] for event in rounds] == [
+        ["worker-2: no reply within 0.2 s"],
+        ["worker-2: still at round 1"],
+        [],
+    ]
+
+
 def test_a_node_whose_reply_was_an_error_is_asked_again(controller: Controller) -> None:
     controller.nodes[12].change = lambda message, content: (
         Error(8, "ClientApp stopped responding.") if message.metadata.group_id == "1" else content

@@ -111,6 +111,23 @@ def test_the_project_itself_can_be_planned_and_leaves_the_operators_tools_at_hom
     assert plan.id.endswith("-cp311-linux_x86_64")
 
 
+def test_a_release_brings_the_extras_that_it_is_asked_for_and_is_then_another() -> None:
+    project = Path(__file__).parents[3]
+    plain, mlflow = make_plan(project, TARGET), make_plan(project, TARGET, ["mlflow"])
+
+    more = {each.name for each in mlflow.requirements} - {each.name for each in plain.requirements}
+    assert {"mlflow-skinny", "databricks-sdk"} <= more  # with what it needs itself
+    assert "wandb" not in more
+    assert mlflow.id != plain.id
+
+
+@pytest.mark.parametrize("extra", ["operator", "no-such-thing"])
+def test_an_extra_that_nodes_cannot_have_is_refused(extra: str) -> None:
+    with pytest.raises(UserError, match=f"nodes can have no {extra}") as caught:
+        make_plan(Path(__file__).parents[3], TARGET, [extra])
+    assert "mlflow, wandb" in caught.value.cure
+
+
 @pytest.mark.parametrize(("python", "machine"), [("3.13", None), (None, "aarch64")])
 def test_a_target_that_cannot_be_built_for_here_is_refused(python: str | None, machine: str | None) -> None:
     with pytest.raises(UserError, match="cannot be built here"):
