@@ -29,6 +29,7 @@ def load() -> None:
             if module.name != "__main__":
                 _load(f"icosfl.{stage}.{module.name}")
     _train()
+    _draw()
 
 
 def _load(name: str) -> None:
@@ -52,6 +53,16 @@ def _train() -> None:
     windows = Windows(steps.reshape(3, 4, 1), np.ones((3, 1, 1)), np.arange(3), (1,), 1)
     model = build(ModelShape("lstm", 1, 1, 4, 4, 1), 1)
     fit(model, windows, fit_blend(windows), epochs=1, learning_rate=0.1, batch_size=2, seed=1)
+
+
+def _draw() -> None:
+    from icosfl.aggregate.progress import RoundDone
+    from icosfl.aggregate.report_picture import draw, stack
+    from icosfl.aggregate.report_story import story
+
+    done = RoundDone("2026-01-01T00:00:00+00:00", 1, 1, ("host",), (), 1.0, 1, 1.0, "", {}, {"host": 0.5}, 0.5)
+    stack("", draw(story([done], {}), (), ()))
+    importlib.import_module("tensorboardX")
 
 
 if __name__ == "__main__":
