@@ -14,6 +14,7 @@ from icosfl.aggregate.check import CheckResult, check, judge
 from icosfl.aggregate.grid import BoundedGrid
 from icosfl.aggregate.names import write_names
 from icosfl.aggregate.progress import Absent, Event, Finished, read_progress
+from icosfl.aggregate.record import purpose_of, write_config
 from icosfl.aggregate.settings import RunSettings
 from icosfl.errors import ConfigError, IcosflError, RunFailed
 from icosfl.schema import Rows
@@ -257,3 +258,12 @@ def test_a_node_where_nothing_moves_tells_nothing() -> None:
 
     assert (verdict.skill, verdict.before) == (None, None)
     assert verdict.reason == "0 of at least 1 nodes could measure the model: a: nothing moved there"
+
+
+def test_the_record_of_a_check_is_told_from_a_training_s(tmp_path: Path) -> None:
+    write_config(tmp_path / "7", {"purpose": "check"})
+    write_config(tmp_path / "8", {"purpose": "train"})
+    (tmp_path / "9").mkdir()
+    (tmp_path / "9" / "config.json").write_text("no JSON", encoding="utf-8")
+
+    assert [purpose_of(tmp_path / run) for run in ("6", "7", "8", "9")] == ["train", "check", "train", "train"]
