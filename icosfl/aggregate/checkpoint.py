@@ -27,7 +27,7 @@ CHECKPOINT_FILE = "checkpoint.npz"
 
 _META = "meta"
 _COMBINER = "combiner."
-_CURE = "start a new run; it goes on from the newest model: icosfl train --fresh"
+_CURE = "the run is lost, its models are not: remove its directory, then icosfl train"
 
 
 @dataclass(frozen=True, slots=True)

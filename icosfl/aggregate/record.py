@@ -198,10 +198,9 @@ def _present(runs_dir: Path) -> list[Path]:
 
 
 def _state(events: list[Event], alive: bool) -> State:
-    last = events[-1] if events else None
-    if isinstance(last, Finished):
+    if any(isinstance(event, Finished) for event in events):
         return "finished"
-    if isinstance(last, Failed):
+    if events and isinstance(events[-1], Failed):
         return "failed"
     return "alive" if alive else "interrupted"
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from flwr.app import Message, MessageType
@@ -71,6 +72,8 @@ from icosfl.train.prune import prune_models
 from icosfl.train.records import array_record, pack_arrays
 from icosfl.train.validation import fleet_skill
 
+_NEW_RUN = "start a new run: icosfl train"
+
 logger = logging.getLogger(__name__)
 
 
@@ -84,12 +87,15 @@ def federate(grid: Grid, run: str, node: NodeConfig, config: Mapping[str, object
         config: The run's configuration.
 
     Raises:
-        RunFailed: too few nodes could take part, replied with valid updates, or took the model; or another ServerApp
-            is at the run.
+        RunFailed: too few nodes could take part, replied with valid updates, or took the model; or the run to go on
+            with is over, was never begun, or has another ServerApp: then its record stays as it is.
         IcosflError: something else that has a name. Whatever it is, the run's progress says so first if it can.
     """
-    directory = node.runs_dir / (resumed_run(config) or run)
+    earlier = resumed_run(config)
+    directory = node.runs_dir / (earlier or run)
     with hold(directory):
+        if earlier:
+            _require_unfinished(directory)
         log = ProgressLog(directory)
         try:
             log.mend()
@@ -119,7 +125,7 @@ def _begin(log: ProgressLog, run: str, settings: RunSettings, config: Mapping[st
     """Open the record of a new run, or that of the run that goes on.
 
     Raises:
-        RunFailed: there is no such run, it is over, or it began with another configuration.
+        RunFailed: the run began with another configuration.
         CheckpointError: its state cannot be read.
     """
     kept = {key: value for key, value in config.items() if key != RESUME}
@@ -128,20 +134,27 @@ def _begin(log: ProgressLog, run: str, settings: RunSettings, config: Mapping[st
         write_config(log.directory, kept)
         log.append(Started(utc_now(), run, train.num_server_rounds, train.min_nodes))
         return
-    events, begun = read_progress(log.directory), read_config(log.directory)
-    cure = "start a new run; it goes on from the best model: icosfl train --fresh"
-    if not begun:
-        raise RunFailed(f"run {settings.resume} cannot go on: it has no record in {log.directory}", cure=cure)
-    if events and isinstance(events[-1], Finished):
-        raise RunFailed(f"run {settings.resume} cannot go on: it is finished", cure=cure)
+    begun = read_config(log.directory)
     other = sorted(key for key in begun.keys() & kept.keys() if begun[key] != kept[key])  # a release adds keys
     if other:
         told = "; ".join(f"{key} was {begun[key]!r}, and is {kept[key]!r}" for key in other)
-        raise RunFailed(f"run {settings.resume} cannot go on with other settings: {told}", cure=cure)
-    if not any(isinstance(event, Started) for event in events):
+        raise RunFailed(f"run {settings.resume} cannot go on with other settings: {told}", cure=_NEW_RUN)
+    if not any(isinstance(event, Started) for event in read_progress(log.directory)):
         log.append(Started(utc_now(), settings.resume, train.num_server_rounds, train.min_nodes))
     saved = read_checkpoint(log.directory)
     log.append(Resumed(utc_now(), settings.resume, run, 0 if saved is None else saved[0].round))
+
+
+def _require_unfinished(directory: Path) -> None:
+    """Make sure that there is something to go on with.
+
+    Raises:
+        RunFailed: there is not.
+    """
+    if not read_config(directory):
+        raise RunFailed(f"run {directory.name} cannot go on: there is no record of it in {directory}", cure=_NEW_RUN)
+    if any(isinstance(event, Finished) for event in read_progress(directory)):
+        raise RunFailed(f"run {directory.name} cannot go on: it is finished", cure=_NEW_RUN)
 
 
 def _tell(log: ProgressLog, failed: Failed) -> None:

@@ -308,11 +308,15 @@ def test_a_run_cannot_go_on_with_other_settings(controller: Controller, monkeypa
 
 def test_a_run_that_is_over_or_was_never_begun_cannot_go_on(controller: Controller) -> None:
     controller.run("1", num_server_rounds=1)
+    before = controller.events("1")
 
     with pytest.raises(RunFailed, match="run 1 cannot go on: it is finished"):
         controller.run("2", num_server_rounds=1, resume="1")
-    with pytest.raises(RunFailed, match="run 9 cannot go on: it has no record"):
+    with pytest.raises(RunFailed, match="run 9 cannot go on: there is no record"):
         controller.run("3", num_server_rounds=1, resume="9")
+
+    assert controller.events("1") == before
+    assert controller.events("9") == []
 
 
 def test_a_state_that_is_damaged_is_named(controller: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
