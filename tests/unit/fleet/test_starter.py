@@ -344,3 +344,14 @@ def test_the_warm_process_ends_when_its_executor_is_killed(workshop: Workshop, t
     executor.communicate()
 
     assert warm.wait(20) == 0
+
+
+def test_what_client_apps_load_starts_no_thread_and_can_be_forked() -> None:
+    starter = Starter(60, cold=("false",))
+    for _ in ("after the first stage", "after the last"):
+        assert starter.prepare()
+        starter.start(["--help"])
+        until(lambda: not starter.look(), "the ClientApp has not ended")
+
+    assert psutil.Process(warm_pid(starter)).num_threads() == 1
+    starter.close()
