@@ -387,3 +387,18 @@ def test_the_newest_run_is_found_and_a_check_is_none(controller: Controller) -> 
 
     assert found is not None
     assert (found.run, found.state, found.round, found.rounds) == ("1", "finished", 1, 1)
+
+
+def test_privacy_that_was_spent_before_a_kill_stays_spent(
+    make_controller: MakeController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = {"noise_multiplier": 0.001, "clipping_norm": 0.1}
+    whole, broken = make_controller(tmp_path / "whole"), make_controller(tmp_path / "broken")
+    whole.run("1", **private)
+    killed_after_round_1(broken, monkeypatch, **private)
+
+    broken.run("2", resume="1", **private)
+
+    spent = [[event.epsilon for event in told(controller, RoundDone)] for controller in (whole, broken)]
+    assert spent[0] == spent[1]
+    assert 0 < spent[1][0] < spent[1][1] == told(broken, Finished)[0].epsilon == broken.result("1")["epsilon"]
