@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from icosfl.aggregate.progress import Absent, Failed, Finished, RoundDone
 from icosfl.aggregate.settings import RunSettings
 from icosfl.errors import ConfigError
 from support.made_up import RUN_CONFIG
+from support.recorded import READERS, mlflow_run
 
 # tensorboard and mlflow use what their own dependencies deprecate
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -55,84 +55,27 @@ def settings(records: str) -> RunSettings:
     return RunSettings.from_run_config(RUN_CONFIG | {"experiment-records": records})
 
 
-def written_by_tensorboard(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    read = EventAccumulator(str(directory / RUN / "tensorboard"))
-    read.Reload()
-    return {
-        name: [(each.step, pytest.approx(each.value)) for each in read.Scalars(name)] for name in read.Tags()["scalars"]
-    }
-
-
-def mlflow_run(directory: Path) -> tuple[Any, Any]:
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{directory}/experiments/mlflow.db")
-    experiment = client.get_experiment_by_name("icosfl")
-    (run,) = client.search_runs([experiment.experiment_id])
-    return client, run
-
-
-def written_by_mlflow(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    client, run = mlflow_run(directory)
-    return {
-        name: sorted(
-            (each.step, pytest.approx(each.value)) for each in client.get_metric_history(run.info.run_id, name)
-        )
-        for name in run.data.metrics
-    }
-
-
-def written_by_wandb(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
-
-    found: dict[str, list[tuple[int, float]]] = {}
-    (path,) = (directory / RUN / "wandb").glob("offline-run-*/*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(path))
-    while (data := store.scan_data()) is not None:
-        record = Record()
-        record.ParseFromString(data)
-        values = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-        for name, value in values.items():
-            if name != "round" and not name.startswith("_"):
-                found.setdefault(name, []).append((values["round"], pytest.approx(value)))
-    store.close()
-    return found
-
-
-READERS: dict[str, Callable[[Path], dict[str, list[tuple[int, float]]]]] = {
-    "tensorboard": written_by_tensorboard,
-    "mlflow": written_by_mlflow,
-    "wandb": written_by_wandb,
-}
-
-
 @pytest.mark.parametrize("records", READERS)
 def test_the_store_s_own_reader_finds_what_the_rounds_said(tmp_path: Path, records: str) -> None:
-    pytest.importorskip(experiments._PACKAGES[records])
     recorder = open_recorder(settings(records), RUN, tmp_path / RUN)
     for number in (1, 2, 3):
         recorder.round(round_done(number))
     recorder.finish(finished())
     assert recorder.trouble == ""
-    found = READERS[records](tmp_path)
-    assert found["loss"] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    found = READERS[records](tmp_path, RUN)
+    assert found["loss"] == [(1, 1.0), (2, 0.5), (3, 0.333333)]
     assert found["skill"] == [(0, 0.2), (1, 0.4), (2, 0.6), (3, 0.8)]  # each of the model after that round
     assert found["skill_by_node/alpha"] == [(0, 0.1), (1, 0.2), (2, 0.3)]
     assert found["skill_by_node/___beta"] == [(0, 0.3), (1, 0.3), (2, 0.3)]
     assert found["seconds_by_node/alpha"] == [(1, 1.5), (2, 1.5), (3, 1.5)]
     assert found["left_out"] == [(1, 1.0), (2, 1.0), (3, 1.0)]
-    assert found["controller/cpu_usage_60s/global_rmse"] == [(1, 2.0), (2, 1.0), (3, 2 / 3)]
+    assert found["controller/cpu_usage_60s/global_rmse"] == [(1, 2.0), (2, 1.0), (3, 0.666667)]
     assert found["handed_out/round"] == [(3, 3.0)]
     assert "epsilon" not in found
 
 
 @pytest.mark.parametrize("records", READERS)
 def test_a_resumed_run_is_one_run_whose_rounds_are_there_once(tmp_path: Path, records: str) -> None:
-    pytest.importorskip(experiments._PACKAGES[records])
     died = open_recorder(settings(records), RUN, tmp_path / RUN)
     died.round(round_done(1))
     died.finish(None)
@@ -140,17 +83,16 @@ def test_a_resumed_run_is_one_run_whose_rounds_are_there_once(tmp_path: Path, re
     resumed.round(round_done(3))
     resumed.finish(finished())
     assert (died.trouble, resumed.trouble) == ("", "")
-    found = READERS[records](tmp_path)
-    assert found["loss"] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    found = READERS[records](tmp_path, RUN)
+    assert found["loss"] == [(1, 1.0), (2, 0.5), (3, 0.333333)]
     assert found["skill"] == [(0, 0.2), (1, 0.4), (2, 0.6), (3, 0.8)]
 
 
 def test_mlflow_keeps_the_settings_and_how_the_run_ended(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
     recorder = open_recorder(settings("mlflow"), RUN, tmp_path / RUN)
     recorder.round(round_done(1))
     recorder.finish(FAILED)
-    _, run = mlflow_run(tmp_path)
+    _, run = mlflow_run(tmp_path, RUN)
     assert (run.info.status, run.info.run_name) == ("FAILED", RUN)
     assert run.data.params["policy.quorum"] == "0.5"
     assert run.data.params["train.hidden_size"] == "4"
@@ -204,7 +146,6 @@ def test_a_store_that_fails_is_told_of_once_and_left_alone(caplog: pytest.LogCap
 
 def test_a_store_that_cannot_be_opened_does_not_end_the_run(tmp_path: Path) -> None:
     (tmp_path / "experiments").write_text("in the way", encoding="utf-8")
-    pytest.importorskip("mlflow")
     recorder = open_recorder(settings("mlflow"), RUN, tmp_path / RUN)
     recorder.round(round_done(1))
     recorder.finish(finished())
