@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
 
-from icosfl.config import ForecastConfig, load, schema_of
+from icosfl.config import ForecastConfig, environment, load, schema_of
 from icosfl.errors import ConfigError
 from icosfl.schema import Schema, Series
 
@@ -85,3 +86,13 @@ def test_a_missing_file_and_one_that_is_no_toml_are_told_with_the_cure(tmp_path:
         load(tmp_path / "missing.toml", ForecastConfig)
     with pytest.raises(ConfigError, match=r"broken\.toml: not TOML: "):
         load(tmp_path / "broken.toml", ForecastConfig)
+
+
+def test_a_library_s_environment_is_as_before_when_the_block_ends_even_badly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ICOSFL_TEST_A", "before")
+    monkeypatch.delenv("ICOSFL_TEST_B", raising=False)
+    with pytest.raises(RuntimeError), environment({"ICOSFL_TEST_A": "1", "ICOSFL_TEST_B": "2"}):
+        assert (os.environ["ICOSFL_TEST_A"], os.environ["ICOSFL_TEST_B"]) == ("1", "2")
+        raise RuntimeError
+    assert os.environ["ICOSFL_TEST_A"] == "before"
+    assert "ICOSFL_TEST_B" not in os.environ
