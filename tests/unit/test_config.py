@@ -91,8 +91,15 @@ def test_a_missing_file_and_one_that_is_no_toml_are_told_with_the_cure(tmp_path:
 def test_a_library_s_environment_is_as_before_when_the_block_ends_even_badly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ICOSFL_TEST_A", "before")
     monkeypatch.delenv("ICOSFL_TEST_B", raising=False)
-    with pytest.raises(RuntimeError), environment({"ICOSFL_TEST_A": "1", "ICOSFL_TEST_B": "2"}):
-        assert (os.environ["ICOSFL_TEST_A"], os.environ["ICOSFL_TEST_B"]) == ("1", "2")
-        raise RuntimeError
+    seen = []
+
+    def import_badly() -> None:
+        with environment({"ICOSFL_TEST_A": "1", "ICOSFL_TEST_B": "2"}):
+            seen.extend([os.environ["ICOSFL_TEST_A"], os.environ["ICOSFL_TEST_B"]])
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        import_badly()
+    assert seen == ["1", "2"]
     assert os.environ["ICOSFL_TEST_A"] == "before"
     assert "ICOSFL_TEST_B" not in os.environ
