@@ -14,7 +14,9 @@ import sys
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain, combinations
 from pathlib import Path
+from typing import Any
 
 from icosfl.errors import UserError
 
@@ -113,11 +115,7 @@ def make_plan(project: Path, target: Target, extras: Collection[str] = ()) -> Pl
         UserError: The project has no readable pyproject.toml or lock file, the lock lacks a dependency, or there is no
             such extra for nodes.
     """
-    try:
-        about = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        lock = (project / "requirements.lock").read_text(encoding="utf-8")
-    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{project} cannot be bundled: {error}", cure="run it in the project's directory") from error
+    about, lock = _about(project)
     wanted = [*about["dependencies"], *_optional(about.get("optional-dependencies", {}), extras)]
     requirements = node_requirements(lock, [_NAME.match(each)[0] for each in wanted])  # type: ignore[index]
     sources = _sources(project)
@@ -126,8 +124,32 @@ def make_plan(project: Path, target: Target, extras: Collection[str] = ()) -> Pl
     return Plan(release, about["version"], target, requirements, sources)
 
 
+def is_made_of(release: str, project: Path, target: Target) -> bool:
+    """Whether a release is what the project is now, with whatever extras.
+
+    Raises:
+        UserError: As `make_plan`.
+    """
+    extras = _extras(_about(project)[0].get("optional-dependencies", {}))
+    choices = chain.from_iterable(combinations(extras, count) for count in range(len(extras) + 1))
+    return any(make_plan(project, target, choice).id == release for choice in choices)
+
+
+def _about(project: Path) -> tuple[dict[str, Any], str]:
+    """What pyproject.toml says of the project, and the lock file."""
+    try:
+        about = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        return about, (project / "requirements.lock").read_text(encoding="utf-8")
+    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{project} cannot be bundled: {error}", cure="run it in the project's directory") from error
+
+
+def _extras(known: Collection[str]) -> list[str]:
+    return sorted(set(known) - {OPERATOR})
+
+
 def _optional(known: Mapping[str, list[str]], extras: Collection[str]) -> list[str]:
-    choice = sorted(set(known) - {OPERATOR})
+    choice = _extras(known)
     if unknown := sorted(set(extras) - set(choice)):
         raise UserError(
             f"icosfl_release_extras: nodes can have no {', '.join(unknown)}", cure=f"choose from {', '.join(choice)}"

@@ -21,7 +21,7 @@ from pathlib import Path
 from icosfl.errors import InputError, Unavailable, UserError
 from icosfl.fleet import bundle_archive, image_build, image_files, image_sbom
 from icosfl.fleet.bundle_archive import BundleRefused, Manifest
-from icosfl.fleet.bundle_plan import make_plan, own_target
+from icosfl.fleet.bundle_plan import is_made_of, own_target
 from icosfl.fleet.engine import Engine
 from icosfl.fleet.image_base import Base, Wish, known, lacking, prepared, remembered
 from icosfl.fleet.image_files import BuiltImage
@@ -205,7 +205,7 @@ def _list_contents(image: BuiltImage, bundle: Manifest, base: Base) -> None:
 def _revision(project: Path, release: str) -> str:
     """The commit that a release was made of; "" where it was made of something else, or there is no git."""
     git = shutil.which("git")
-    if git is None or make_plan(project, own_target()).id != release:
+    if git is None or not is_made_of(release, project, own_target()):
         return ""
     said = []
     for words in (("status", "--porcelain", "--", *_SOURCES), ("rev-parse", "HEAD")):

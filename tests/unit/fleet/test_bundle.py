@@ -13,7 +13,7 @@ from icosfl.fleet.bundle import verify_once, write_bundle
 from icosfl.fleet.bundle_archive import BundleRefused, dump_manifest, parse_manifest, read_bundle, read_manifest
 from icosfl.fleet.bundle_install import check_host
 from icosfl.fleet.bundle_interpreter import relocated
-from icosfl.fleet.bundle_plan import Plan, Target, check_target, make_plan, node_requirements, plan_digest
+from icosfl.fleet.bundle_plan import Plan, Target, check_target, is_made_of, make_plan, node_requirements, plan_digest
 from icosfl.fleet.bundle_signature import is_signed
 from icosfl.fleet.bundle_signing import make_key, public_key, sign
 
@@ -119,6 +119,13 @@ def test_a_release_brings_the_extras_that_it_is_asked_for_and_is_then_another() 
     assert {"mlflow-skinny", "databricks-sdk"} <= more  # with what it needs itself
     assert "wandb" not in more
     assert mlflow.id != plain.id
+
+
+def test_a_release_is_known_for_the_project_s_own_whatever_extras_it_has() -> None:
+    project = Path(__file__).parents[3]
+    for extras in ([], ["mlflow"], ["mlflow", "wandb"]):
+        assert is_made_of(make_plan(project, TARGET, extras).id, project, TARGET)
+    assert not is_made_of("0.1.0-0123456789ab-cp311-linux_x86_64", project, TARGET)
 
 
 @pytest.mark.parametrize("extra", ["operator", "no-such-thing"])
