@@ -137,7 +137,7 @@ def run_playbook(playbook: Playbook, display: Display) -> PlaybookResult:
     Ansible's output goes to a log file under the project's `.state`, not to the terminal.
 
     Raises:
-        RunFailed: there is no such playbook, the log cannot be written, or ansible-runner cannot work.
+        RunFailed: there is no such playbook, the log cannot be written, ansible-runner cannot work, or it was killed.
     """
     if not playbook.file.is_file():
         raise RunFailed(f"{playbook.file} does not exist", cure="run icosfl in a complete checkout")
@@ -185,7 +185,9 @@ def _ansible(playbook: Playbook, private: str, run: _Run) -> int:
             "ANSIBLE_HOST_KEY_CHECKING": "True",  # ansible-runner would turn it off
         },
     )
-    return int(result.rc)
+    if result.rc is None and not run.interrupts.count:
+        raise RunFailed(f"somebody killed ansible-playbook while it ran {playbook.name}", cure="run the command again")
+    return INTERRUPTED if result.rc is None else int(result.rc)
 
 
 def _failures(run: _Run) -> tuple[Failure, ...]:

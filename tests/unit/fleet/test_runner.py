@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -184,6 +185,21 @@ def test_ctrl_c_ends_the_playbook_and_gives_the_signal_back(project: Path, scree
     assert (result.status, result.exit_code) == ("interrupted", 130)
     assert result.failures == ()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+class KillingDisplay(PlainDisplay):
+    """Kills Ansible once the first task has begun."""
+
+    def show(self, step: Step, tally: Tally) -> None:
+        super().show(step, tally)
+        for process in psutil.Process().children(recursive=True) if tally.task else ():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def test_a_playbook_that_somebody_kills_is_told_so(project: Path, screen: Console) -> None:
+    with pytest.raises(RunFailed, match="somebody killed ansible-playbook while it ran waits"):
+        run_playbook(playbook_of(project, "waits"), KillingDisplay(screen))
 
 
 def test_a_program_sees_nothing_on_the_screen(project: Path, screen: Console) -> None:
