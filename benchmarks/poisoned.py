@@ -87,12 +87,14 @@ class Outcome:
         rmse: In the series' unit, the mean over nodes, series and horizons.
         skill: Against persistence.
         said: What the rounds said of the lying node.
+        bounded: How many of the others were clipped or rejected in some round.
         epsilon: What its privacy cost.
     """
 
     rmse: float | None
     skill: float | None
     said: str
+    bounded: int = 0
     epsilon: float | None = None
 
 
@@ -149,7 +151,9 @@ def run(benches: Sequence[Bench], recipe: Recipe, case: Case, attack: str, seed:
     quantiles = [bench.quantiles(model) for bench in _honest(benches)]
     forecasts = [[values[..., values.shape[-1] // 2] for values in node] for node in quantiles]
     rmse, skill = measured(benches, forecasts)
-    return Outcome(rmse, skill, told.get(benches[LIAR].name, "").split(":")[0], epsilon[0])
+    said = {host: reason.split(":")[0] for host, reason in told.items()}
+    of_liar = said.pop(benches[LIAR].name, "")
+    return Outcome(rmse, skill, of_liar, sum(word in {"clipped", "rejected"} for word in said.values()), epsilon[0])
 
 
 def _combine(
@@ -197,16 +201,18 @@ def shown(console: Console, title: str, outcomes: Sequence[tuple[Case, str, Outc
         table.add_column(heading)
     for heading in ("RMSE", "skill", "change"):
         table.add_column(heading, justify="right")
+    table.add_column("others bounded", justify="right")
     table.add_column("of the liar was said")
     clean = {case.name: outcome.skill for case, attack, outcome in outcomes if attack == HONEST}
     for case, attack, outcome in outcomes:
         usual = clean.get(case.name)
         if outcome.skill is None or outcome.rmse is None:
-            table.add_row(case.name, attack, "-", "-", "-", f"the run failed: {outcome.said}")
+            table.add_row(case.name, attack, "-", "-", "-", "-", f"the run failed: {outcome.said}")
             continue
         change = "" if attack == HONEST or usual is None else f"{(outcome.skill - usual) / abs(usual):+.1%}"
         privacy = "" if outcome.epsilon is None else f"epsilon {outcome.epsilon:.3g}"
-        table.add_row(case.name, attack, f"{outcome.rmse:.3f}", f"{outcome.skill:.4f}", change, outcome.said or privacy)
+        numbers = f"{outcome.rmse:.3f}", f"{outcome.skill:.4f}", change, str(outcome.bounded or "")
+        table.add_row(case.name, attack, *numbers, outcome.said or privacy)
     console.print(table)
 
 
