@@ -32,7 +32,7 @@ from flwr.supercore.superexec.plugin import ExecPlugin
 from flwr.supercore.superexec.run_superexec import run_superexec
 from flwr.supercore.utils import disable_process_dumping
 
-from icosfl.errors import ConfigError, IcosflError
+from icosfl.errors import ConfigError, IcosflError, RunFailed
 from icosfl.fleet.starter import IDLE_SECONDS, Starter, adopt_orphans
 from icosfl.logs import set_up_logging
 
@@ -42,6 +42,10 @@ LOOK_SECONDS = 0.2
 
 # A run counts as on for so long after its last message was at work.
 ATTENTIVE_SECONDS = 30.0
+
+# When a run ends while a SuperNode takes a message of it, Flower's ClientApp waits for the rest of it for ever. Only
+# the SuperNode's end is an end of that; it is brought about once no run has been on for so long.
+PATIENCE_SECONDS = 300.0
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +119,7 @@ class AttentiveStub(ClientAppIoStub):
         """The tasks that are there; while a run is on, the next one that comes within a second.
 
         Raises:
-            RunFailed: a ClientApp has not ended in peace.
+            RunFailed: a ClientApp has not ended in peace, or one never will.
         """
         until = time.monotonic() + FLOWERS_SECONDS
         while True:
@@ -125,6 +129,10 @@ class AttentiveStub(ClientAppIoStub):
             if response.tasks or at_work:
                 self._quiet_since = now
                 return response
+            if self._starter.overtaken and now > self._quiet_since + PATIENCE_SECONDS:
+                raise RunFailed(
+                    "a ClientApp still waits for a message of a run that is over", cure="the service restarts"
+                )
             if now > until or now > self._quiet_since + ATTENTIVE_SECONDS:
                 return response
             time.sleep(LOOK_SECONDS)

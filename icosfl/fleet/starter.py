@@ -169,6 +169,7 @@ class Starter:
         self._failures = 0 if idle_seconds > 0 else MOST_FAILURES
         self._process: WarmProcess | None = None
         self._apps: set[int] = set()
+        self._newest = 0
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
     @property
@@ -212,10 +213,11 @@ class Starter:
             pid = child.pid
             self._children[pid] = child
         self._apps.add(pid)
+        self._newest = pid
         return pid
 
     def look(self) -> bool:
-        """Notice ClientApps that have ended; returns whether one is at work.
+        """Notice ClientApps that have ended; returns whether the newest one is at work.
 
         Raises:
             RunFailed: one has not ended in peace.
@@ -229,7 +231,12 @@ class Starter:
             if code != 0:
                 how = f"signal {-code}" if code < 0 else f"exit code {code}"
                 raise RunFailed(f"ClientApp {pid} ended with {how}", cure="look at the service's log and its memory")
-        return bool(self._apps)
+        return self._newest in self._apps
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether a ClientApp is left of an earlier message; a SuperNode waits for one at a time only."""
+        return bool(self._apps - {self._newest})
 
     def close(self) -> None:
         """End the warm process; ClientApps go on."""

@@ -26,6 +26,7 @@ class NotingStarter(Starter):
         self.started: list[Sequence[str]] = []
         self.prepared = 0
         self.at_work = False
+        self.left_over = False
 
     def prepare(self) -> bool:
         self.prepared += 1
@@ -37,6 +38,10 @@ class NotingStarter(Starter):
 
     def look(self) -> bool:
         return self.at_work
+
+    @property
+    def overtaken(self) -> bool:
+        return self.left_over
 
 
 class Channel:
@@ -143,6 +148,21 @@ def test_it_ends_when_a_client_app_has_broken_off(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(starter, "look", broken)
     with pytest.raises(RunFailed):
         stub(starter, Channel()).PullPendingTasks(PullPendingTasksRequest())
+
+
+def test_it_ends_when_no_run_has_been_on_for_long_and_a_client_app_waits_for_a_message_that_never_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    channel = Channel([TASK])
+    starter = NotingStarter()
+    looking = stub(starter, channel)
+    looking.PullPendingTasks(PullPendingTasksRequest())
+    starter.left_over = True
+
+    assert not looking.PullPendingTasks(PullPendingTasksRequest()).tasks
+    monkeypatch.setattr(executor, "PATIENCE_SECONDS", 0.0)
+    with pytest.raises(RunFailed, match="a run that is over"):
+        looking.PullPendingTasks(PullPendingTasksRequest())
 
 
 def test_a_secret_that_cannot_be_read_is_named(tmp_path: Path) -> None:

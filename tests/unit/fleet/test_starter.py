@@ -294,6 +294,23 @@ def test_one_in_which_a_thread_runs_is_not_forked(workshop: Workshop, tmp_path: 
     assert not run(workshop.starter(), tmp_path / "seen")["warm"]
 
 
+def test_a_client_app_that_is_still_there_when_the_next_one_has_ended_is_overtaken(
+    starter: Starter, tmp_path: Path
+) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go-on"
+    starter.prepare()
+    starter.start(["wait", str(begun), str(go_on)])
+    until(begun.exists, "the ClientApp has not begun")
+    assert starter.look()
+    assert not starter.overtaken
+
+    run(starter, tmp_path / "next")
+    assert not starter.look()
+    assert starter.overtaken
+    go_on.touch()
+    until(lambda: starter.look() or not starter.overtaken, "the ClientApp has not ended")
+
+
 @pytest.mark.parametrize("warm", [True, False])
 def test_a_client_app_that_is_killed_is_told_of(workshop: Workshop, tmp_path: Path, warm: bool) -> None:
     starter = workshop.starter(60 if warm else 0)
