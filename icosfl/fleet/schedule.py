@@ -182,7 +182,7 @@ def decide(now: float, memory: Memory, newest: Run | None, schedule: Schedule) -
         schedule: When to train and to check.
     """
     if memory.under_way is not None:
-        return Decision("await", f"run {memory.under_way.run} was begun here", memory.under_way.run)
+        return Decision("await", "it was begun here", memory.under_way.run)
     if newest is not None and newest.state == "alive":
         return Decision("wait", f"run {newest.run} is under way: {newest.words or 'it has just begun'}")
     back_off = _back_off(memory.training, memory.failures, schedule)

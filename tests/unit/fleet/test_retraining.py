@@ -187,7 +187,7 @@ class TestTheLoop:
         assert [entry.getMessage() for entry in caplog.records] == [
             "train: no training is on record",
             "run 1 is under way, begun by the schedule: train",
-            "await 1: run 1 was begun here",
+            "await 1: it was begun here",
             "train: run 1 finished",
             "wait: check: it is due every 1h; next: check 2030-05-01 13:10 UTC, training 2030-05-02 12:10 UTC",
         ]
