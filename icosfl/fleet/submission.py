@@ -105,13 +105,20 @@ def _choice(site: Site, resume: str, wanted: Mapping[str, object]) -> Choice:
     if site.runs_dir is None:
         raise UserError("it is not known where runs have their records", cure="name their directory: --runs-dir")
     if resume == AUTO:
-        record = newest(site.runs_dir)
-        return choose(record, wanted, stopped=record is not None and was_stopped(site.flower, record))
+        return _found(site.flower, site.runs_dir, wanted)
     if resume == NEWEST:
         return Choice(demand(newest(site.runs_dir)))
     if not resume.isdecimal():
         raise ConfigError(f"resume: {resume!r} is not {AUTO}, {NEWEST}, {NEVER} or a run", cure="use one of these")
     return Choice(demand(look(site.runs_dir / resume)))
+
+
+def _found(flower: Flower, runs_dir: Path, wanted: Mapping[str, object]) -> Choice:
+    try:
+        record = newest(runs_dir)
+        return choose(record, wanted, stopped=record is not None and was_stopped(flower, record))
+    except RunFailed as error:  # a damaged record: nobody asked for that run
+        return Choice(note=f"{error.message}: a new run begins")
 
 
 def was_stopped(flower: Flower, record: RunRecord) -> bool:
@@ -256,8 +263,16 @@ def _record_of(runs_dir: Path, flower_run: str) -> Path | None:
     own = runs_dir / flower_run
     if own.is_dir():
         return own
-    present = {path: see(path) for path in runs_dir.glob("[!.]*") if path.is_dir()}
-    return next((path for path, view in present.items() if flower_run in {view.flower_run, *view.before}), None)
+    present = (path for path in runs_dir.glob("[!.]*") if path.is_dir())
+    return next((path for path in present if _went_on_in(path, flower_run)), None)
+
+
+def _went_on_in(directory: Path, flower_run: str) -> bool:
+    try:
+        view = see(directory)
+    except RunFailed:
+        return False  # damaged: it went on in none that anybody could know
+    return flower_run in {view.flower_run, *view.before}
 
 
 @contextmanager
