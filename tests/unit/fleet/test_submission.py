@@ -94,14 +94,14 @@ class TestSubmit:
         self, site: Site, flower: MadeUpFlower, tmp_path: Path
     ) -> None:
         (record(tmp_path, "7") / "progress.jsonl").write_text("no event\n", encoding="utf-8")
-        flower.runs["50"] = RUNNING
-        flower.open_runs = iter([{"50": RUNNING}, {}]).__next__  # type: ignore[method-assign]
+        looks = iter([{"50": RUNNING}])
+        flower.open_runs = lambda: next(looks, {})  # type: ignore[method-assign]
         told: list[str] = []
 
         assert submit(site, {}, AUTO, told.append).run == "100"
         assert [line.endswith("holds a line that is no event of a run: a new run begins") for line in told] == [True]
         with pytest.raises(RunFailed, match="no event of a run"):
-            submit_later(site, flower, {}, NEWEST)
+            submit(site, {}, NEWEST, unheard)
 
     def test_a_run_that_failed_goes_on_when_somebody_wants_it_whatever_the_configuration_is_now(
         self, site: Site, flower: MadeUpFlower, tmp_path: Path
