@@ -354,6 +354,30 @@ def test_a_host_that_shall_not_be_reached_from_outside_any_more_is_not(fleet: Fl
         send(outside(fleet), proof(client))
 
 
+def test_a_schedule_is_kept_while_one_is_set_and_gone_when_none_is(fleet: Fleet) -> None:
+    switched, checks = "playbooks/schedule.yml", ("-e", "icosfl_drift_check_every=24h")
+
+    def changed(*arguments: str) -> int:
+        done = fleet.playbook(switched, *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return recap(done)["control"]["changed"]
+
+    def note() -> str:
+        notes = {service.name: service.note for service in fleet.status()["control"].services}
+        return notes.get("retraining", "")
+
+    assert changed(*checks, "--check", "--diff") == 1
+    assert not note()
+    assert [changed(*checks), changed(*checks), changed(*checks, "--check", "--diff")] == [1, 0, 0]
+    wait_until(lambda: note().startswith("next: check "), 30)  # in 24 hours: nothing is begun
+    assert fleet.status()["control"].green
+    done = fleet.playbook("playbooks/verify.yml", "--limit", "control", *checks)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    assert [changed("--check", "--diff"), changed(), changed()] == [1, 1, 0]
+    assert ("control", "retraining") not in fleet.pids()
+
+
 def test_a_run_with_fewer_nodes_than_wanted_fails_and_names_the_cure(fleet: Fleet) -> None:
     done = fleet.playbook("playbooks/train.yml", "-e", NINE_NODES, "-e", "training_nodes_timeout=3")
 
