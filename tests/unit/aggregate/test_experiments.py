@@ -14,6 +14,7 @@ from icosfl.aggregate.progress import Absent, Failed, Finished, RoundDone
 from icosfl.aggregate.settings import RunSettings
 from icosfl.errors import ConfigError
 from support.made_up import RUN_CONFIG
+from support.one_process import Controller
 from support.recorded import READERS, mlflow_run
 
 # tensorboard and mlflow use what their own dependencies deprecate
@@ -86,6 +87,17 @@ def test_a_resumed_run_is_one_run_whose_rounds_are_there_once(tmp_path: Path, re
     found = READERS[records](tmp_path, RUN)
     assert found["loss"] == [(1, 1.0), (2, 0.5), (3, 0.333333)]
     assert found["skill"] == [(0, 0.2), (1, 0.4), (2, 0.6), (3, 0.8)]
+
+
+@pytest.mark.parametrize("records", READERS)
+def test_a_whole_run_is_recorded_round_by_round(controller: Controller, records: str) -> None:
+    controller.run(RUN, num_server_rounds=2, experiment_records=records)
+
+    found = READERS[records](controller.directory / "controller" / "runs", RUN)
+    rounds = [event for event in controller.events(RUN) if isinstance(event, RoundDone)]
+    assert found["loss"] == [(event.round, round(event.loss, 6)) for event in rounds]
+    assert [step for step, _ in found["skill_by_node/worker-1"]] == [0, 1]
+    assert controller.result(RUN)["troubles"]["records"] == ""
 
 
 def test_mlflow_keeps_the_settings_and_how_the_run_ended(tmp_path: Path) -> None:
