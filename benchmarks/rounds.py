@@ -144,7 +144,7 @@ def _case(  # noqa: PLR0913, PLR0917 (each is one plain value)
             replies.append(len(having["replies"]))
             last = max(having["replies"], key=lambda marks: marks["done"])
             edges = [sending["time"], last["created"], last["called"], last["imported"], last["done"], having["time"]]
-            for part, begin, end in zip(PARTS, edges, edges[1:], strict=True):
+            for part, begin, end in zip(PARTS, edges[:-1], edges[1:], strict=True):
                 parts[part] += end - begin
             longest += max(marks["done"] - marks["imported"] for marks in having["replies"])
         each.append(parts)
