@@ -402,3 +402,21 @@ def test_privacy_that_was_spent_before_a_kill_stays_spent(
     spent = [[event.epsilon for event in told(controller, RoundDone)] for controller in (whole, broken)]
     assert spent[0] == spent[1]
     assert 0 < spent[1][0] < spent[1][1] == told(broken, Finished)[0].epsilon == broken.result("1")["epsilon"]
+
+
+def test_latest_names_the_last_completed_round_also_when_a_later_model_was_saved(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        death = Death(patch, controller)
+        death.before = WRITES.index("1-round-0002.npz") + 2  # its checkpoint
+        with pytest.raises(Killed):
+            controller.run("1")
+    controller.nodes[12].change = lambda message, content: None if message.metadata.message_type == "train" else content
+
+    with pytest.raises(RunFailed, match="round 2"):
+        controller.run("2", resume="1")
+
+    latest = controller.latest("controller")
+    assert latest is not None
+    assert (latest.round, latest.digest) == (1, told(controller, RoundDone)[0].digest)
