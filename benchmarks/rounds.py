@@ -14,10 +14,11 @@ The app is a tiny LSTM of a usual Flower app (`measuring/rounds_app`), the same 
 own app, because Flower's loop cannot drive that one; what is measured is what the engine adds, the same for both. The
 app steps without `torch.optim`'s class, as icosfl does: that spares each process of Flower's side a second.
 
-Overhead of a round = its time less the longest training (and, where there is one, evaluation) of a node in it. The
-first round of a run is shown by itself: in it Flower fetches the app, and our nodes load torch. The parts are those of
-the node that was ready last: they add up to its round. SuperNodes look for messages every 3 s: that part is Flower's,
-and stays. All nodes share this machine's cores: with many nodes, processes wait for each other on both sides.
+Before the first round the ServerApp asks all nodes whether they are there, as icosfl does, on all sides; no round
+counts that. Overhead of a round = its time less the longest training (and, where there is one, evaluation) of a node in
+it. The first round of a run is shown by itself: our nodes may still load torch in it. The parts are those of the node
+that was ready last: they add up to its round. SuperNodes look for messages every 3 s: that part is Flower's, and stays.
+All nodes share this machine's cores: with many nodes, processes wait for each other on both sides.
 
 Ends with 1 if a round's overhead is more than half of Flower's with train and evaluate.
 """

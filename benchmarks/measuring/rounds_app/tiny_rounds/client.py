@@ -22,6 +22,12 @@ LEARNING_RATE = 0.01
 app = ClientApp()
 
 
+@app.query()
+def query(message: Message, context: Context) -> Message:  # noqa: ARG001 (as Flower calls it)
+    """Say that the node is there."""
+    return Message(RecordDict(), reply_to=message)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Measure the model as it came, then train it."""

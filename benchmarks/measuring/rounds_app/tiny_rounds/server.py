@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
@@ -84,5 +84,9 @@ def main(grid: Grid, context: Context) -> None:
 
         grid = BoundedGrid(grid)
     strategy.note("begun", 0)
+    # who is there, as icosfl asks before a run: on all sides, and no part of a round
+    asked = [Message(RecordDict(), node, MessageType.QUERY) for node in grid.get_node_ids()]
+    there = len(list(grid.send_and_receive(asked, timeout=300.0)))
+    strategy.note(f"{there} there", 0)
     strategy.start(grid, ArrayRecord(unload(build())), num_rounds=int(config["rounds"]), timeout=600.0)
     strategy.note("finished", 0)
