@@ -7,6 +7,7 @@
     │   └── InputError          a recorded trace or another input file
     ├── DataError               data that cannot be used as it is
     │   ├── NotReady            too few, too old or no rows: a matter of time or of a dead sender
+    │   │   └── Busy            somebody else's run: a matter of its end
     │   ├── SchemaMismatch      series, units or shapes that do not belong together
     │   └── CheckpointError     a model file that is damaged or of another kind
     ├── Unavailable             a service that does not answer in time
@@ -78,6 +79,10 @@ class NotReady(DataError):
     """Too few, too old or no rows for what was asked."""
 
     exit_code = 11
+
+
+class Busy(NotReady):
+    """Another run is under way, or somebody else is submitting one."""
 
 
 class SchemaMismatch(DataError):

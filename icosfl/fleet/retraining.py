@@ -8,6 +8,7 @@ it is awaited, so that a service that was killed goes on awaiting it. Any other 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +29,7 @@ from pydantic import TypeAdapter
 from icosfl.aggregate.record import RunRecord, is_alive, newest
 from icosfl.aggregate.settings import CHECK, PURPOSE
 from icosfl.config import RetrainingConfig, load
-from icosfl.errors import IcosflError, RunFailed, Unavailable
+from icosfl.errors import Busy, IcosflError, RunFailed, Unavailable
 from icosfl.fleet.flower import Flower
 from icosfl.fleet.resumption import NEVER
 from icosfl.fleet.schedule import (
@@ -51,6 +52,9 @@ from icosfl.logs import set_up_logging
 from icosfl.train.files import write_atomically
 
 STATE_FILE = "state.json"
+
+# What whoever ends the service may send to all its processes, before this one knows of it.
+_TOLD_TO_END = {-signal.SIGTERM, -signal.SIGINT}
 
 logger = logging.getLogger("icosfl.fleet.retraining")  # not __main__, as which it runs
 
@@ -88,7 +92,7 @@ class Noted:
 
     Args:
         line: What is next and what was last, in words.
-        looked: When the service was last at its schedule, seconds since 1970.
+        looked: When the service was last at its schedule, or at a run that it awaits, seconds since 1970.
     """
 
     line: str
@@ -129,6 +133,11 @@ class StateFile:
         else:
             os.utime(self._path)
 
+    def touch(self) -> None:
+        """Note that the service lives, and changes nothing; without a file there is nothing to note."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self._path)
+
 
 def read_note(path: Path) -> Noted:
     """What the service last said of itself.
@@ -161,7 +170,7 @@ class Records:
 
     Args:
         runs_dir: Where runs have their records.
-        was_stopped: Whether somebody ended an interrupted run on purpose; asked once for each.
+        was_stopped: Whether somebody ended an interrupted run on purpose; asked at each look until somebody did.
         clock: The time in seconds since 1970.
     """
 
@@ -181,8 +190,11 @@ class Records:
         record = newest(self._runs_dir)
         if record is None or record.state != "interrupted":
             self._quiet = None
-        elif self._quiet is None or self._quiet.run != record.run:
-            self._quiet = _Quiet(record.run, self._clock(), self._was_stopped(record))
+        else:
+            if self._quiet is None or self._quiet.run != record.run:
+                self._quiet = _Quiet(record.run, self._clock(), stopped=False)
+            if not self._quiet.stopped and self._was_stopped(record):
+                self._quiet = replace(self._quiet, stopped=True)
         return _run(record, self._quiet) if record is not None else None
 
 
@@ -197,10 +209,12 @@ class RoundsCommand:
 
     Args:
         config: How runs are submitted.
+        lives: Is called every `look_seconds` while a call lasts.
     """
 
-    def __init__(self, config: RetrainingConfig) -> None:
+    def __init__(self, config: RetrainingConfig, lives: Callable[[], None] = lambda: None) -> None:
         self._config = config
+        self._lives = lives
         self._child: subprocess.Popen[str] | None = None
         self._stopped = False
 
@@ -215,6 +229,7 @@ class RoundsCommand:
         """Submit a run, or go on with the run `resume`; returns the number of its record.
 
         Raises:
+            Busy: another run is under way, or being submitted.
             RunFailed: it cannot be submitted.
             Stopped: the service was told to end.
         """
@@ -275,11 +290,19 @@ class RoundsCommand:
             self._child = child
             if self._stopped:  # since the last look
                 child.terminate()
-            said, _ = child.communicate()
+            said = self._said_by(child)
         self._child = None
-        if self._stopped and child.returncode:
+        if child.returncode in _TOLD_TO_END or (self._stopped and child.returncode):
             raise Stopped
         return _answer(verb, said, child.returncode)
+
+    def _said_by(self, child: subprocess.Popen[str]) -> str:
+        """What a call says until its end; meanwhile this service says that it lives."""
+        while True:
+            try:
+                return child.communicate(timeout=self._config.look_seconds)[0]
+            except subprocess.TimeoutExpired:
+                self._lives()
 
 
 def _answer(verb: str, said: str, code: int) -> Mapping[str, object]:
@@ -291,7 +314,8 @@ def _answer(verb: str, said: str, code: int) -> Mapping[str, object]:
     if not isinstance(answer, dict):
         raise RunFailed(f"`rounds {verb}` ended with code {code} and without an answer", cure="run icosfl doctor")
     if "error" in answer:
-        raise RunFailed(str(answer["error"]), cure=str(answer.get("cure", "")))
+        kind = Busy if answer.get("busy") else RunFailed
+        raise kind(str(answer["error"]), cure=str(answer.get("cure", "")))
     return answer
 
 
@@ -375,8 +399,12 @@ class Retraining:
     def _begin(self, kind: Kind, resume: str) -> None:
         try:
             run = self._rounds.begin(kind, resume)
+        except Busy as error:
+            self._say(f"{kind} waits: {error}")
+            self._stop.wait(self._look_seconds)
+            return
         except IcosflError as error:
-            self._end(kind, Outcome("", self._clock(), good=False, words=str(error)), None)
+            self._end(kind, Outcome(resume, self._clock(), good=False, words=str(error)), None)
             return
         self._memory = begun(self._memory, kind, run)
         self._keep(f"run {run} is under way, begun by the schedule: {kind}")
@@ -427,7 +455,8 @@ def serve(config: RetrainingConfig) -> None:
         CheckpointError: the memory cannot be kept.
     """
     schedule = Schedule.of(config.schedule)
-    stop, rounds = threading.Event(), RoundsCommand(config)
+    stop, state = threading.Event(), StateFile(config.state_dir / STATE_FILE)
+    rounds = RoundsCommand(config, state.touch)
     # A thread is told, for a handler would run in the middle of something that must not be entered twice.
     told, tell = os.pipe()
     os.set_blocking(tell, False)
@@ -443,9 +472,7 @@ def serve(config: RetrainingConfig) -> None:
     threading.Thread(target=await_signal, daemon=True).start()
     flower = Flower(config.flwr_home, config.connection)
     records = Records(config.runs_dir, lambda record: was_stopped(flower, record), time.time)
-    Retraining(
-        schedule, StateFile(config.state_dir / STATE_FILE), records.newest, rounds, stop, config.look_seconds
-    ).run()
+    Retraining(schedule, state, records.newest, rounds, stop, config.look_seconds).run()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,8 @@
 """`python -m icosfl.fleet.rounds`: submits a federated run and waits for its steps, on the controller's host.
 
 Each call prints one JSON line on standard output: what was waited for with its words in `line`, or what went wrong in
-`error` and `cure`; the exit code is then the error's. What happens meanwhile is told on standard error, and in `told`.
+`error` and `cure`, with `busy` where another run is in the way; the exit code is then the error's. What happens
+meanwhile is told on standard error, and in `told`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from icosfl.aggregate.progress import Event, Finished, RoundDone, Stopped
 from icosfl.aggregate.report import REPORT_FILE
 from icosfl.aggregate.settings import RESUME, RunSettings
 from icosfl.config import run_config
-from icosfl.errors import ConfigError, IcosflError
+from icosfl.errors import Busy, ConfigError, IcosflError
 from icosfl.fleet.attendance import Attendance, attendance, wait_for_nodes
 from icosfl.fleet.awaiting import Step, await_end, until_finish, until_ready, until_round, wait_for
 from icosfl.fleet.flower import Flower, Scalar
@@ -219,7 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _say(answer(arguments, _complain))
     except IcosflError as error:
-        _say({"error": error.message, "cure": error.cure, "line": str(error)})
+        busy = {"busy": True} if isinstance(error, Busy) else {}
+        _say({"error": error.message, "cure": error.cure, "line": str(error), **busy})
         _complain(str(error))
         return error.exit_code
     return 0

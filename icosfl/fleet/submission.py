@@ -13,7 +13,7 @@ from pathlib import Path
 from icosfl.aggregate.record import RunRecord, look, newest
 from icosfl.aggregate.settings import CHECK, PURPOSE
 from icosfl.config import run_config
-from icosfl.errors import ConfigError, NotReady, RunFailed, UserError
+from icosfl.errors import Busy, ConfigError, RunFailed, UserError
 from icosfl.fleet.attempts import Attempt, note_attempt, note_given_up, read_attempts
 from icosfl.fleet.awaiting import View, see
 from icosfl.fleet.flower import Flower, RunStatus, Scalar
@@ -82,7 +82,7 @@ def submit(site: Site, overrides: Mapping[str, Scalar], resume: str, tell: Tell)
         tell: Is told why an interrupted run is left, and of dead ones that were ended.
 
     Raises:
-        NotReady: another run is under way.
+        Busy: another run is under way.
         UserError: there is no run to go on with, or an override is wrong.
         Unavailable: the SuperLink does not answer.
         RunFailed: the record of a run cannot be read or written.
@@ -172,7 +172,7 @@ class Reviver:
 
         Raises:
             RunFailed: it was stopped by hand, died too often, or cannot be gone on with.
-            NotReady: another run is under way.
+            Busy: another run is under way.
             Unavailable: the SuperLink does not answer.
         """
         with _alone(self.site.runs_dir):
@@ -223,7 +223,7 @@ def wait_for_turn(site: Site, tell: Tell, timeout: float | None = None) -> None:
         timeout: Seconds at most; None: `ENDING_SECONDS`.
 
     Raises:
-        NotReady: there is still one.
+        Busy: there is still one.
         Unavailable: the SuperLink does not answer.
         RunFailed: the record of a run cannot be read or written.
     """
@@ -238,7 +238,7 @@ def wait_for_turn(site: Site, tell: Tell, timeout: float | None = None) -> None:
         if late and not dead:
             flower_run, status = next(iter(runs.items()))
             stop = f"FLWR_HOME={site.flower.home} flwr stop {flower_run} {site.flower.connection}"
-            raise NotReady(
+            raise Busy(
                 f"run {flower_run} is under way ({status.status})",
                 cure=f"wait for its end, or end it on the controller: {stop}",
             )
@@ -280,7 +280,7 @@ def _alone(runs_dir: Path | None) -> Iterator[None]:
     """Submit while nobody else on this controller does.
 
     Raises:
-        NotReady: somebody else has been submitting for too long.
+        Busy: somebody else has been submitting for too long.
         RunFailed: the directory cannot be made or read.
     """
     if runs_dir is None:
@@ -305,7 +305,7 @@ def _lock(handle: int, runs_dir: Path) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise NotReady(
+                raise Busy(
                     f"somebody else has been submitting a run to {runs_dir} for {SUBMITTING_SECONDS:g} s",
                     cure="wait for them, then train again",
                 ) from None

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import tomli_w
 from icosfl.aggregate import record
 from icosfl.aggregate.progress import Failed, Finished, ProgressLog, Started
 from icosfl.config import RetrainingConfig, load
-from icosfl.errors import RunFailed, Unavailable
+from icosfl.errors import Busy, RunFailed, Unavailable
 from icosfl.fleet.hops import schedule as ask_schedule
 from icosfl.fleet.retraining import (
     STATE_FILE,
@@ -140,6 +141,18 @@ class TestTheLoop:
         assert begun_at == [(0.0, "train"), (0.08, "train"), (0.25, "train"), (0.58, "train")]
         assert bench.remembered().failures == 0
 
+    @pytest.mark.parametrize("newest", [None, Run("5", "interrupted", NOON - DAY, "", resumable=True, quiet_since=0)])
+    def test_another_run_in_the_way_is_waited_for_and_is_no_failure(self, tmp_path: Path, newest: Run | None) -> None:
+        bench = Bench(tmp_path, 0.1)
+        bench.newest = newest
+        bench.rounds.ends = lambda: setattr(bench, "newest", None)
+        bench.rounds.refusals = [Busy("run 50 is under way (running)")] * 2
+
+        begun_at = bench.run()
+
+        assert [hour for hour, _ in begun_at][:3] == [0.0, 0.01, 0.02]
+        assert (bench.remembered().failures, bench.remembered().trained) == (0, NOON + 60 + 600)
+
     def test_a_run_that_fails_is_remembered_with_its_reason(self, tmp_path: Path) -> None:
         bench = Bench(tmp_path, 0.2)
         bench.rounds.failures = [Unavailable("two nodes are missing", cure="start them")]
@@ -241,6 +254,18 @@ class TestTheStateFile:
         with pytest.raises(Unavailable, match="100 s ago, at most 60 s"):
             ask_schedule(path, 60)
 
+    def test_a_sign_of_life_makes_the_file_young_and_changes_nothing_in_it(self, tmp_path: Path) -> None:
+        file, path = StateFile(tmp_path / "s.json"), tmp_path / "s.json"
+        file.touch()
+        assert not path.exists()
+        file.save(begun(Memory(), "train", "7"), "a")
+        os.utime(path, (1, 1))
+
+        file.touch()
+
+        assert read_note(path).looked > time.time() - 60
+        assert file.read() == begun(Memory(), "train", "7")
+
 
 class TestRecords:
     def test_an_interrupted_run_is_quiet_since_it_was_first_seen(self, tmp_path: Path) -> None:
@@ -266,6 +291,37 @@ class TestRecords:
 
         assert [look.resumable for look in looks if look] == [False, False]
         assert asked == ["7"]
+
+    def test_one_that_somebody_stops_a_while_after_it_died_is_not_to_be_gone_on_with_either(
+        self, tmp_path: Path
+    ) -> None:
+        answers = iter([False, True])
+        records = Records(tmp_path, lambda _: next(answers), MadeUpTime(NOON))
+        ProgressLog(tmp_path / "7").append(Started("2030-05-01T11:00:00+00:00", "7", 3, 1))
+        record.write_config(tmp_path / "7", {"purpose": "train"})
+
+        looks = [records.newest(), records.newest(), records.newest()]
+
+        assert [look.resumable for look in looks if look] == [True, False, False]
+
+    def test_one_is_quiet_since_it_was_first_seen_though_the_superlink_was_away_then(self, tmp_path: Path) -> None:
+        clock = MadeUpTime(NOON + DAY)
+        answers = iter([Unavailable("away"), None])
+
+        def asked(_: record.RunRecord) -> bool:
+            if (trouble := next(answers)) is not None:
+                raise trouble
+            return False
+
+        records = Records(tmp_path, asked, clock)
+        ProgressLog(tmp_path / "7").append(Started("2030-05-01T11:00:00+00:00", "7", 3, 1))
+        with pytest.raises(Unavailable, match="away"):
+            records.newest()
+        clock.wait(60)
+
+        found = records.newest()
+
+        assert (found.quiet_since if found else 0) == NOON
 
     def test_one_that_is_held_is_alive_and_one_that_failed_is_not_interrupted(self, tmp_path: Path) -> None:
         records = Records(tmp_path, nobody_asks, MadeUpTime(NOON))
@@ -328,11 +384,66 @@ class TestTheCommand:
 
         assert caught.value.cure == "site.yml writes it"
 
+    def test_it_says_that_it_lives_for_as_long_as_it_awaits_a_run(self, rounds: RoundsCommand, tmp_path: Path) -> None:
+        config = replace(load(configuration(tmp_path), RetrainingConfig), look_seconds=0.05)
+        signs: list[float] = []
+        log = ProgressLog(tmp_path / "runs/7")
+        log.append(Started("2030-05-01T11:00:00+00:00", "7", 3, 1))
+
+        def live() -> None:
+            signs.append(time.monotonic())
+            if len(signs) == 3:
+                log.append(finished_event())
+
+        with record.hold(tmp_path / "runs/7"):
+            over = RoundsCommand(config, live).wait("7")
+
+        assert over.skill == 0.2
+        assert len(signs) >= 3
+
+    @pytest.mark.parametrize(("said", "kind"), [({"busy": True}, Busy), ({}, RunFailed)])
+    def test_another_run_in_the_way_is_told_from_a_failure(
+        self,
+        rounds: RoundsCommand,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        said: dict[str, bool],
+        kind: type[Exception],
+    ) -> None:
+        script = tmp_path / "rounds"
+        script.write_text(f"#!/bin/sh\necho '{json.dumps({'error': 'run 50', 'cure': 'wait', **said})}'\nexit 11\n")
+        script.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(script))
+
+        with pytest.raises(kind, match="run 50"):
+            rounds.begin("train", "")
+
     def test_nothing_is_begun_once_it_was_told_to_end(self, rounds: RoundsCommand) -> None:
         rounds.stop()
 
         with pytest.raises(Stopped):
             rounds.begin("train", "")
+
+    def test_a_call_that_is_ended_before_the_service_is_told_ends_the_service_and_is_no_failure(
+        self, rounds: RoundsCommand, tmp_path: Path
+    ) -> None:
+        ProgressLog(tmp_path / "runs/7").append(Started("2030-05-01T11:00:00+00:00", "7", 3, 1))
+        own = psutil.Process()
+        before = set(own.children())
+
+        def end() -> None:
+            deadline = time.monotonic() + 30
+            while not (found := set(own.children()) - before) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            for child in found:
+                child.terminate()
+
+        ender = threading.Thread(target=end)
+        with record.hold(tmp_path / "runs/7"):
+            ender.start()
+            with pytest.raises(Stopped):
+                rounds.wait("7")
+        ender.join()
 
 
 class Process:
@@ -341,7 +452,7 @@ class Process:
     def __init__(self, directory: Path) -> None:
         self.state = directory / "state" / STATE_FILE
         command = [sys.executable, "-m", "icosfl.fleet.retraining", "--config", str(configuration(directory))]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     def until_it_says(self, words: str) -> None:
         """Wait until its file has these words."""
@@ -390,6 +501,19 @@ class TestTheProcess:
         assert service.process.returncode == 0, said
         assert not child.is_running()
         assert StateFile(service.state).read().under_way == UnderWay("train", "7")
+
+    def test_when_its_whole_process_group_is_told_to_end_the_run_is_still_to_be_awaited(self, under_way: Path) -> None:
+        service = Process(under_way)
+        service.until_it_says("await run 7")
+        child = service.child()
+
+        os.killpg(service.process.pid, signal.SIGTERM)
+
+        _, said = service.process.communicate(timeout=20)
+        assert service.process.returncode == 0, said
+        assert not child.is_running()
+        memory = StateFile(service.state).read()
+        assert (memory.under_way, memory.failures) == (UnderWay("train", "7"), 0)
 
     def test_killed_it_leaves_nobody_behind_and_goes_on_awaiting(self, under_way: Path) -> None:
         service = Process(under_way)

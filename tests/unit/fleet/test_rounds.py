@@ -73,6 +73,7 @@ def test_a_second_run_is_not_submitted_while_one_is_under_way(
     told = json.loads(capsys.readouterr().out)
     assert told["error"] == "run 7 is under way (pending)"
     assert told["cure"].endswith("FLWR_HOME=/flwr flwr stop 7 fleet")
+    assert told["busy"] is True
 
 
 def test_an_interrupted_run_that_flower_still_holds_for_running_goes_on(tmp_path: Path, flower: MadeUpFlower) -> None:
