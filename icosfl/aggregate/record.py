@@ -145,7 +145,7 @@ def newest(runs_dir: Path) -> RunRecord | None:
     Raises:
         RunFailed: a record cannot be read, or is none.
     """
-    said = {path.parent: path.stat().st_mtime_ns for path in _present(runs_dir)}
+    said = {path.parent: time for path in _present(runs_dir) if (time := _spoke_ns(path)) is not None}
     for directory in sorted(said, key=lambda each: said[each], reverse=True):
         found = look(directory)
         if found is not None and found.config.get(PURPOSE) != CHECK:
@@ -195,6 +195,16 @@ def _present(runs_dir: Path) -> list[Path]:
     spoke = list(runs_dir.glob(f"[!.]*/{PROGRESS_FILE}"))
     heard = {path.parent for path in spoke}
     return spoke + [path for path in runs_dir.glob(f"[!.]*/{CONFIG_FILE}") if path.parent not in heard]
+
+
+def _spoke_ns(path: Path) -> int | None:
+    """When a record's last word came; None for one that was deleted meanwhile."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunFailed(f"{path}: cannot be read: {error.strerror}", cure="run this as the fleet's user") from error
 
 
 def _state(events: list[Event], alive: bool) -> State:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 
@@ -21,10 +21,12 @@ class Attempt:
     Args:
         flower_run: Its number.
         automatic: Whether nobody asked for it: the one before had died.
+        round: The round after which it goes on, 0 for its beginning.
     """
 
     flower_run: str
     automatic: bool
+    round: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,14 @@ class Attempts:
     submitted: tuple[Attempt, ...] = ()
     given_up: frozenset[str] = frozenset()
 
-    @property
-    def automatic(self) -> int:
-        """How many times in a row the run was resumed with nobody asking for it."""
-        return sum(1 for _ in takewhile(lambda attempt: attempt.automatic, reversed(self.submitted)))
+    def in_vain(self, after: int) -> int:
+        """How many times in a row the run was resumed with nobody asking for it, and came no further.
+
+        Args:
+            after: The round after which it died last.
+        """
+        newest_first = reversed(self.submitted)
+        return sum(1 for _ in takewhile(lambda attempt: attempt.automatic and attempt.round == after, newest_first))
 
 
 def read_attempts(directory: Path) -> Attempts:
@@ -55,7 +61,7 @@ def read_attempts(directory: Path) -> Attempts:
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
         notes = [json.loads(line) for line in lines]
-        submitted = tuple(Attempt(each["flower_run"], each["automatic"]) for each in notes if "given_up" not in each)
+        submitted = tuple(Attempt(**each) for each in notes if "given_up" not in each)
         return Attempts(submitted, frozenset(each["given_up"] for each in notes if "given_up" in each))
     except FileNotFoundError:
         return Attempts()
@@ -71,7 +77,7 @@ def note_attempt(directory: Path, attempt: Attempt) -> None:
     Raises:
         RunFailed: the disk does not take it.
     """
-    _append(directory, {"flower_run": attempt.flower_run, "automatic": attempt.automatic})
+    _append(directory, asdict(attempt))
 
 
 def note_given_up(directory: Path, flower_run: str) -> None:

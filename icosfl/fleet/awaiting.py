@@ -22,7 +22,7 @@ from icosfl.aggregate.progress import (
 from icosfl.aggregate.record import is_alive
 from icosfl.errors import RunFailed, Unavailable
 from icosfl.fleet.attempts import read_attempts
-from icosfl.fleet.flower import RunStatus
+from icosfl.fleet.flower import UNKNOWN, RunStatus, UnknownToFlower
 
 POLL_SECONDS = 0.25
 # How long the progress file may stand still before the SuperLink is asked whether the run still lives.
@@ -264,6 +264,8 @@ class _Wait:
             found = self._status(view.flower_run)
         except Unavailable:
             return None  # a SuperLink that is being restarted; the run may well go on
+        except UnknownToFlower:
+            return UNKNOWN
         return found if found.over else None
 
     def _was_cut_off(self, view: View) -> bool:

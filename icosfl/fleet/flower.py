@@ -56,11 +56,15 @@ class RunStatus:
 
     @property
     def cut_off(self) -> bool:
-        """Whether the SuperLink gave the run up because it did not hear of its ServerApp any more."""
-        return self.over and _NOT_HEARD in self.details.lower()
+        """Whether the SuperLink gave the run up, because it did not hear of its ServerApp any more, or forgot it."""
+        return self.over and (_NOT_HEARD in self.details.lower() or self == UNKNOWN)
 
     def __str__(self) -> str:
         return f"{self.status.removeprefix(_FINISHED)}: {self.details}" if self.details else self.status
+
+
+# How a run stands that the SuperLink does not know any more: its database was lost, and with it the run's end.
+UNKNOWN = RunStatus("finished:failed", "the SuperLink does not know it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,10 @@ class Node:
     def online(self) -> bool:
         """Whether it takes part; one that was killed counts as online for up to a minute."""
         return self.status == "online"
+
+
+class UnknownToFlower(UserError):
+    """A run or a SuperNode that the SuperLink does not know, or not any more."""
 
 
 class KeyRevoked(UserError):
@@ -138,7 +146,8 @@ class Flower:
 
         Raises:
             Unavailable: the SuperLink does not answer.
-            UserError: it knows no such run.
+            UnknownToFlower: it knows no such run.
+            UserError: `run_id` is no number.
         """
         from flwr.proto.control_pb2 import ListRunsRequest
 
@@ -229,7 +238,8 @@ class Flower:
             code, details = error.code(), str(error.details())
             if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
                 raise self._unavailable(_last_line(details)) from error
-            raise UserError(f"Flower refuses: {details}", cure="look at the SuperLink's log") from error
+            kind = UnknownToFlower if code == grpc.StatusCode.NOT_FOUND else UserError
+            raise kind(f"Flower refuses: {details}", cure="look at the SuperLink's log") from error
 
     def _where(self) -> tuple[str, bytes]:
         """The address of the connection, and the CA certificate that its SuperLink is known by."""

@@ -30,7 +30,7 @@ from icosfl.fleet.submission import Reviver, Site, submit
 
 # A SuperNode that lost its SuperLink tries again at the latest after 20 s.
 NODES_SECONDS = 30.0
-# How often in a row a run whose ServerApp died is resumed.
+# How often in a row a run whose ServerApp died is resumed while it completes no round.
 MOST_RESUMES = 3
 # How long a run that is over may draw its report.
 REPORT_SECONDS = 20.0
@@ -177,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     wait.add_argument("--runs-dir", required=True, type=Path, help="where runs write their progress")
     wait.add_argument("--timeout", required=True, type=float, metavar="SECONDS")
     wait.add_argument("--app", type=Path, help="the app, so that a run goes on whose ServerApp died; else it fails")
-    wait.add_argument("--resumes", type=int, default=MOST_RESUMES, help="how often in a row that is done")
+    wait.add_argument("--resumes", type=int, default=MOST_RESUMES, help="how often in a row, with no round between")
     step = wait.add_mutually_exclusive_group(required=True)
     step.add_argument("--ready", action="store_true", help="until the nodes have been asked")
     step.add_argument("--round", type=int, help="until this round's average is saved")

@@ -104,7 +104,7 @@ class Outcome:
     """How a run ended.
 
     Args:
-        run: Its number, "" for one that could not be begun.
+        run: Its number, "" for a new one that could not be begun.
         time: When, seconds since 1970.
         good: Whether it did what it was for.
         words: Its last word, or why nothing came of it.
@@ -132,6 +132,7 @@ class Memory:
         training: How the last training ended.
         trained: When the last good one ended, seconds since 1970; None: there was none.
         failures: How many trainings failed since.
+        run_failures: How many of the last of them were of one run, that of `training`.
         check: How the last check ended.
         check_failures: How many checks failed in a row.
         skills: What the last checks found, as many as count, since the last good training.
@@ -141,6 +142,7 @@ class Memory:
     training: Outcome | None = None
     trained: float | None = None
     failures: int = 0
+    run_failures: int = 0
     check: Outcome | None = None
     check_failures: int = 0
     skills: tuple[float, ...] = ()
@@ -225,9 +227,19 @@ def begun(memory: Memory, kind: Kind, run: str) -> Memory:
 def ended(memory: Memory, outcome: Outcome) -> Memory:
     """What was before, with a training that ended; after a good one the count of the checks starts anew."""
     if not outcome.good:
-        return dataclasses.replace(memory, training=outcome, failures=memory.failures + 1, under_way=None)
+        of_it = _failures_of(outcome.run, memory) + 1
+        return dataclasses.replace(
+            memory, training=outcome, failures=memory.failures + 1, run_failures=of_it, under_way=None
+        )
     return dataclasses.replace(
-        memory, training=outcome, trained=outcome.time, failures=0, skills=(), check_failures=0, under_way=None
+        memory,
+        training=outcome,
+        trained=outcome.time,
+        failures=0,
+        run_failures=0,
+        skills=(),
+        check_failures=0,
+        under_way=None,
     )
 
 
@@ -274,9 +286,15 @@ def _told(outcome: Outcome) -> str:
 
 
 def _resumption(memory: Memory, newest: Run | None, schedule: Schedule) -> _Due | None:
-    if newest is None or newest.state != "interrupted" or not newest.resumable or memory.failures >= RESUMES:
+    if newest is None or newest.state != "interrupted" or not newest.resumable:
+        return None
+    if _failures_of(newest.run, memory) >= RESUMES:
         return None
     return _Due(newest.quiet_since + schedule.grace, f"run {newest.run} was interrupted: {newest.words}")
+
+
+def _failures_of(run: str, memory: Memory) -> int:
+    return memory.run_failures if memory.training is not None and memory.training.run == run else 0
 
 
 def _training(now: float, memory: Memory, schedule: Schedule) -> _Due | None:

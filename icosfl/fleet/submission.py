@@ -16,15 +16,15 @@ from icosfl.config import run_config
 from icosfl.errors import Busy, ConfigError, RunFailed, UserError
 from icosfl.fleet.attempts import Attempt, note_attempt, note_given_up, read_attempts
 from icosfl.fleet.awaiting import View, see
-from icosfl.fleet.flower import Flower, RunStatus, Scalar
+from icosfl.fleet.flower import COMMAND_SECONDS, UNKNOWN, Flower, RunStatus, Scalar, UnknownToFlower
 from icosfl.fleet.resumption import AUTO, NEVER, NEWEST, Choice, choose, demand, resumed
 from icosfl.train.settings import whole
 
 POLL_SECONDS = 0.25
 # A run has said its last word a moment before Flower holds it for over; one that goes on longer is another's.
 ENDING_SECONDS = 10.0
-# A submission takes seconds, and waits for the end of a run for `ENDING_SECONDS`.
-SUBMITTING_SECONDS = 60.0
+# A submission waits for the end of a run and for Flower's command, and looks at records.
+SUBMITTING_SECONDS = COMMAND_SECONDS + ENDING_SECONDS + 20.0
 
 ROUNDS = "num-server-rounds"
 RESUME_CURE = "icosfl train --resume goes on with it"
@@ -143,7 +143,7 @@ def _by_hand(status: RunStatus, flower_run: str, directory: Path) -> bool:
 
 def _go_on(site: Site, record: RunRecord, app: Mapping[str, object], *, automatic: bool) -> Submission:
     flower_run = site.flower.submit(site.app, resumed(record, app))
-    note_attempt(record.directory, Attempt(flower_run, automatic))
+    note_attempt(record.directory, Attempt(flower_run, automatic, record.round))
     return Submission(record.run, flower_run, record.round, whole(record.config, ROUNDS, 1))
 
 
@@ -154,7 +154,7 @@ class Reviver:
     Args:
         site: Where; it has a `runs_dir`.
         directory: The record of the run.
-        most: How many times in a row that is done with nobody asking for it.
+        most: How many times in a row that is done with nobody asking for it, while no round is completed.
         tell: Is told of other dead runs that were ended.
     """
 
@@ -179,7 +179,8 @@ class Reviver:
             now = see(self.directory)
             if now.flower_run != view.flower_run or now.alive:
                 return ""
-            record, done = self._record(why), read_attempts(self.directory).automatic
+            record = self._record(why)
+            done = read_attempts(self.directory).in_vain(record.round)
             self._end(view, record)
             if done >= self.most:
                 again = f" and was resumed {done} times" if done else ""
@@ -204,7 +205,10 @@ class Reviver:
         Raises:
             RunFailed: somebody ended it by hand: they had their reason.
         """
-        status = self.site.flower.run_status(view.flower_run)
+        try:
+            status = self.site.flower.run_status(view.flower_run)
+        except UnknownToFlower:
+            status = UNKNOWN
         if _by_hand(status, view.flower_run, self.directory):
             raise RunFailed(f"run {record.run} was stopped after round {record.round}", cure=RESUME_CURE)
         if not status.over:

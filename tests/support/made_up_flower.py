@@ -10,8 +10,7 @@ from pathlib import Path
 from icosfl.aggregate.progress import Event, ProgressLog, RoundDone, Started
 from icosfl.aggregate.record import hold, write_config
 from icosfl.config import run_config
-from icosfl.errors import UserError
-from icosfl.fleet.flower import Node, RunStatus, Scalar
+from icosfl.fleet.flower import Node, RunStatus, Scalar, UnknownToFlower
 
 PROJECT = Path(__file__).parents[2]
 APP = run_config(PROJECT)
@@ -46,7 +45,7 @@ class MadeUpFlower:
     def run_status(self, run_id: str) -> RunStatus:
         """How a run stands."""
         if run_id not in self.runs:
-            raise UserError("Flower refuses: Run ID not found")
+            raise UnknownToFlower("Flower refuses: Run ID not found")
         return self.runs[run_id]
 
     def submit(self, app: Path, overrides: Mapping[str, Scalar]) -> str:

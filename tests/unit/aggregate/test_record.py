@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from icosfl.aggregate import record
 from icosfl.aggregate.progress import Event, Failed, Finished, ProgressLog, Resumed, RoundDone, Started
 from icosfl.aggregate.record import hold, is_alive, look, newest, write_config
 from icosfl.errors import RunFailed
@@ -101,6 +102,29 @@ def test_a_run_that_died_before_its_first_word_counts_as_of_when_it_began(tmp_pa
 
     assert found is not None
     assert (found.run, found.state, found.rounds) == ("8", "interrupted", 0)
+
+
+def test_a_record_that_is_deleted_while_somebody_looks_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told(tmp_path / "7", STARTED)
+    gone = tmp_path / "8" / "progress.jsonl"
+    monkeypatch.setattr(record, "_present", lambda _: [gone, tmp_path / "7" / "progress.jsonl"])
+
+    found = newest(tmp_path)
+
+    assert found is not None
+    assert found.run == "7"
+
+
+def test_a_record_that_nobody_can_look_at_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "8").write_text("no directory", encoding="utf-8")
+    monkeypatch.setattr(record, "_present", lambda _: [tmp_path / "8" / "progress.jsonl"])
+
+    with pytest.raises(RunFailed, match=r"progress\.jsonl: cannot be read: Not a directory"):
+        newest(tmp_path)
 
 
 def test_a_configuration_that_is_none_is_an_error_that_names_the_file(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from icosfl.aggregate.progress import Event, Failed, Finished, ProgressLog, Ready, Resumed, Started, Stopped, Waiting
-from icosfl.errors import NotReady, RunFailed, Unavailable
+from icosfl.errors import NotReady, RunFailed, Unavailable, UserError
 from icosfl.fleet import awaiting
 from icosfl.fleet.attempts import Attempt, note_attempt
 from icosfl.fleet.awaiting import View, await_end, see, until_finish, until_ready, until_round, wait_for
-from icosfl.fleet.flower import RunStatus
+from icosfl.fleet.flower import RunStatus, UnknownToFlower
 from support.made_up_flower import RUNNING, living, record, round_done
 
 READY = Ready("now", (), (), None, "")
@@ -182,6 +182,29 @@ def test_a_serverapp_that_was_cut_off_from_its_superlink_is_revived_though_it_sa
 
     assert wait_for(until_finish, directory, lambda _: CUT_OFF, 30, revive=revive) == FINISHED
     assert revive.asked == [("7", "its ServerApp was cut off from the SuperLink for too long")]
+
+
+def unknown(run: str) -> RunStatus:
+    raise UnknownToFlower("Flower refuses: Run ID not found")
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_run_that_flower_does_not_know_any_more_is_revived(tmp_path: Path, begun: bool) -> None:
+    directory = record(tmp_path, "7", *((Failed("now", "RpcError: gone", ""),) if begun else ()))
+    if not begun:
+        (directory / "progress.jsonl").unlink()
+    revive = Revival(directory, resumed("8", 0), FINISHED)
+
+    assert wait_for(until_finish, directory, unknown, 30, revive=revive, look_every=0) == FINISHED
+    assert [flower_run for flower_run, _ in revive.asked] == ["7"]
+
+
+def test_a_refusal_of_flower_for_another_reason_ends_the_wait(tmp_path: Path) -> None:
+    def refused(run: str) -> RunStatus:
+        raise UserError("Flower refuses: not a member")
+
+    with pytest.raises(UserError, match="not a member"):
+        wait_for(until_finish, tmp_path / "7", refused, 30, look_every=0)
 
 
 def test_a_reason_not_to_go_on_ends_the_wait(tmp_path: Path) -> None:

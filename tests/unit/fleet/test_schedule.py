@@ -34,8 +34,8 @@ def good(time: float, run: str = "9") -> Outcome:
     return Outcome(run, time, good=True, words="well")
 
 
-def bad(time: float) -> Outcome:
-    return Outcome("9", time, good=False, words="too few nodes")
+def bad(time: float, run: str = "9") -> Outcome:
+    return Outcome(run, time, good=False, words="too few nodes")
 
 
 def after_checks(*skills: float | None, memory: Memory = TRAINED, schedule: Schedule = EVERY_DAY) -> Memory:
@@ -44,10 +44,10 @@ def after_checks(*skills: float | None, memory: Memory = TRAINED, schedule: Sche
     return memory
 
 
-def after_failures(count: int) -> Memory:
+def after_failures(count: int, run: str = "9") -> Memory:
     memory = TRAINED
     for _ in range(count):
-        memory = ended(memory, bad(NOON + DAY))
+        memory = ended(memory, bad(NOON + DAY, run))
     return memory
 
 
@@ -133,9 +133,19 @@ class TestInterruptedRuns:
         assert (decision.act, decision.until) == ("wait", NOON + DAY + 300)
 
     def test_one_that_cannot_be_gone_on_with_again_and_again_is_followed_by_a_new_one(self) -> None:
-        decision = decide(NOON + 9 * DAY, after_failures(RESUMES), INTERRUPTED, EVERY_DAY)
+        late = NOON + 9 * DAY
 
-        assert decision.act == "train"
+        assert decide(late, after_failures(RESUMES - 1, "2"), INTERRUPTED, EVERY_DAY).act == "resume"
+        assert decide(late, after_failures(RESUMES, "2"), INTERRUPTED, EVERY_DAY).act == "train"
+
+    @pytest.mark.parametrize("other", ["9", ""])
+    def test_failures_of_other_runs_do_not_count_against_it(self, other: str) -> None:
+        memory = after_failures(RESUMES, other)
+        assert decide(NOON + 9 * DAY, memory, INTERRUPTED, EVERY_DAY).act == "resume"
+
+        memory = ended(memory, bad(NOON + DAY, "2"))
+
+        assert decide(NOON + 9 * DAY, memory, INTERRUPTED, EVERY_DAY).act == "resume"
 
     def test_one_that_failed_is_none_and_is_left_alone(self) -> None:
         run = dataclasses.replace(INTERRUPTED, state="failed")

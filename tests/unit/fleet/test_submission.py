@@ -13,13 +13,15 @@ from icosfl.errors import NotReady, RunFailed, UserError
 from icosfl.fleet import submission
 from icosfl.fleet.attempts import Attempt, Attempts, note_attempt, note_given_up, read_attempts
 from icosfl.fleet.awaiting import see
-from icosfl.fleet.flower import Flower, RunStatus
+from icosfl.fleet.flower import COMMAND_SECONDS, Flower, RunStatus
 from icosfl.fleet.resumption import AUTO, NEVER, NEWEST
 from icosfl.fleet.submission import Reviver, Site, Submission, submit, wait_for_turn
 from support.made_up_flower import APP, PROJECT, RUNNING, STOPPED, MadeUpFlower, living, record, round_done
 
 DIED = "its ServerApp died"
 FINISHED = Finished("now", 3, ("a",), (), "digest", 9.0)
+LONGEST_SUBMISSION = COMMAND_SECONDS + submission.ENDING_SECONDS
+LONGEST_WAIT_FOR_IT = submission.SUBMITTING_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +63,7 @@ class TestSubmit:
         assert done == Submission("7", "100", 2, 5)
         assert done.line == "run 7 goes on after round 2 of 5, in Flower's run 100"
         assert flower.submitted["100"] == APP | {"num-server-rounds": 5, "resume": "7"}
-        assert read_attempts(directory).submitted == (Attempt("100", automatic=False),)
+        assert read_attempts(directory).submitted == (Attempt("100", automatic=False, round=2),)
 
     def test_a_run_that_was_interrupted_in_its_first_round_begins_anew_under_its_own_number(
         self, site: Site, tmp_path: Path
@@ -172,6 +174,10 @@ class TestSubmit:
         assert submit(site, {}, AUTO, unheard).run == "100"
 
 
+def test_nobody_gives_up_while_somebody_elses_submission_may_still_succeed() -> None:
+    assert LONGEST_WAIT_FOR_IT >= LONGEST_SUBMISSION + 10
+
+
 def submit_later(site: Site, flower: MadeUpFlower, overrides: dict[str, int], resume: str) -> Submission:
     """Submit when what was submitted before is over."""
     flower.runs = {run: RunStatus("finished:completed", "") for run in flower.runs}
@@ -266,7 +272,7 @@ class TestReviver:
         assert line == "run 7: its ServerApp died; goes on after round 1 of 3, in Flower's run 100 (1 of 3)"
         assert flower.runs == {"7": STOPPED, "100": RUNNING}
         assert flower.submitted["100"] == APP | {"min-nodes": 1, "resume": "7"}
-        assert read_attempts(directory) == Attempts((Attempt("100", automatic=True),), frozenset({"7"}))
+        assert read_attempts(directory) == Attempts((Attempt("100", automatic=True, round=1),), frozenset({"7"}))
 
     def test_only_one_of_two_who_wait_revives_it(self, revive: Reviver, flower: MadeUpFlower, directory: Path) -> None:
         both_saw = see(directory)
@@ -288,11 +294,26 @@ class TestReviver:
         assert "--resume" in caught.value.cure
         assert flower.open_runs() == {}
 
+    def test_a_run_that_comes_further_each_time_is_revived_as_often_as_it_dies(
+        self, revive: Reviver, flower: MadeUpFlower, directory: Path
+    ) -> None:
+        for number in range(1, 6):
+            ProgressLog(directory).append(round_done(number))
+            assert "(1 of 3)" in revive(see(directory), DIED)
+            ProgressLog(directory).append(Resumed("now", "7", str(99 + number), number))
+
+    def test_a_run_that_flower_does_not_know_any_more_goes_on(
+        self, revive: Reviver, flower: MadeUpFlower, directory: Path
+    ) -> None:
+        flower.runs.clear()
+
+        assert "goes on after round 1 of 3, in Flower's run 100" in revive(see(directory), DIED)
+
     def test_whoever_asks_for_it_gives_it_all_its_times_again(
         self, revive: Reviver, flower: MadeUpFlower, directory: Path
     ) -> None:
         for attempt in (True, True, True, False):
-            note_attempt(directory, Attempt("12", automatic=attempt))
+            note_attempt(directory, Attempt("12", automatic=attempt, round=1))
         flower.runs["12"] = RUNNING
         ProgressLog(directory).append(Resumed("now", "7", "12", 1))
 
