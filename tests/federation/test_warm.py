@@ -17,6 +17,9 @@ pytestmark = [pytest.mark.timeout(420)]
 
 # So much training that a ClientApp is still at it when what a test kills is dead.
 EPOCHS = 600
+# Seconds of a core that a ClientApp uses only when it trains: to be asked takes half of one.
+BEGUN_SECONDS = 1.0
+
 WORKER = "worker-2"
 
 T = TypeVar("T")
@@ -52,7 +55,7 @@ def at_work(federation: Federation) -> tuple[psutil.Process, psutil.Process] | N
     if len(processes) < 2:
         return None
     warm, app = processes[0], processes[-1]
-    return (warm, app) if app.cpu_times().user > warm.cpu_times().user else None
+    return (warm, app) if app.cpu_times().user > BEGUN_SECONDS else None
 
 
 def rounds_of(federation: Federation, run: str) -> list[RoundDone]:

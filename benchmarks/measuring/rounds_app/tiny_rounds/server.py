@@ -29,10 +29,10 @@ class Observed(FedAvg):
         super().__init__(**arguments)
         self._record = record
 
-    def note(self, what: str, number: int, replies: Iterable[Message] = ()) -> None:
+    def note(self, what: str, number: int, replies: Iterable[Message] = (), **more: int) -> None:
         """Write a line."""
         marks = [dict(reply.content["metrics"]) for reply in replies if reply.has_content()]
-        line = json.dumps({"what": what, "round": number, "time": time.time(), "replies": marks})
+        line = json.dumps({"what": what, "round": number, "time": time.time(), "replies": marks, **more})
         with self._record.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -87,6 +87,6 @@ def main(grid: Grid, context: Context) -> None:
     # who is there, as icosfl asks before a run: on all sides, and no part of a round
     asked = [Message(RecordDict(), node, MessageType.QUERY) for node in grid.get_node_ids()]
     there = len(list(grid.send_and_receive(asked, timeout=300.0)))
-    strategy.note(f"{there} there", 0)
+    strategy.note("there", 0, nodes=there)
     strategy.start(grid, ArrayRecord(unload(build())), num_rounds=int(config["rounds"]), timeout=600.0)
     strategy.note("finished", 0)
