@@ -64,7 +64,7 @@ options:
     type: bool
     default: false
   resumes:
-    description: How many times in a row, with no round completed between, a run whose ServerApp died goes on (all but V(submit)).
+    description: How many times in a row a run whose ServerApp died goes on, with no round between (all but V(submit)).
     type: int
     default: 3
   runs_dir:
