@@ -2,13 +2,14 @@
 
     .venv/bin/python benchmarks/rounds.py [--nodes 2 10 50] [--json FILE]
 
-For each number of SuperNodes, on Flower's deployment engine on this machine, without TLS on either side:
+For each number of SuperNodes, on Flower's deployment engine on this machine, without TLS and with the SuperLink's state
+in memory on either side, the SuperNodes at lower priority than the SuperLink:
 
 - Flower, train + evaluate: `flower-superlink`, `flower-supernode` and FedAvg with their defaults;
 - Flower, train only: the same SuperNodes, FedAvg told not to evaluate;
-- ours: SuperNodes with `icosfl.fleet.executor` as the role runs them, the SuperLink with its executor and its database
-  on disk, and the same FedAvg through `icosfl.aggregate.grid.BoundedGrid`; one exchange a round, because a node
-  measures the model as it came before it trains it (all three do: it is the same code).
+- ours: SuperNodes with `icosfl.fleet.executor` as the role runs them, the SuperLink with its executor, and the same
+  FedAvg through `icosfl.aggregate.grid.BoundedGrid`; one exchange a round, because a node measures the model as it came
+  before it trains it (all three do: it is the same code).
 
 The app is a tiny LSTM of a usual Flower app (`measuring/rounds_app`), the same file on all sides. It is not icosfl's
 own app, because Flower's loop cannot drive that one; what is measured is what the engine adds, the same for both. The
@@ -48,7 +49,7 @@ from rich.table import Table
 
 COUNTS = (2, 10, 50)
 ROUNDS = {2: 8, 10: 5}  # the first included
-ROUNDS_OF_MANY = 4
+ROUNDS_OF_MANY = 3
 START_SECONDS = 400.0
 ROUND_SECONDS = 300.0
 WANTED = 0.5

@@ -119,7 +119,7 @@ class Deployment:
         command = [str(BIN / "flower-superlink"), "--insecure", f"--fleet-api-address={self._fleet}"]
         command += [f"--control-api-address={self._control}", f"--serverappio-api-address={self._app_io}"]
         if self._ours:
-            command += ["--isolation=process", f"--database={self._directory / 'state.db'}"]
+            command += ["--isolation=process"]
         self._run("superlink", command)
         if self._ours:
             arguments = ["--insecure", "--plugin-type=serverapp", f"--appio-api-address={self._app_io}"]
@@ -136,7 +136,8 @@ class Deployment:
             executor += [f"--appio-api-address={app_io}"]
             together = [sys.executable, "-m", "icosfl.fleet.together"]
             command = [*together, "--", *executor, "--", *command, "--isolation=process"]
-        return self._run(f"node-{number}", command)
+        # a fleet's SuperLink has a machine of its own: here it does not wait for the nodes
+        return self._run(f"node-{number}", ["nice", *command])
 
     def _run(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         log = self._logs.enter_context((self._directory / f"{name}.log").open("wb"))

@@ -86,7 +86,7 @@ def main(grid: Grid, context: Context) -> None:
     strategy.note("begun", 0)
     # who is there, as icosfl asks before a run: on all sides, and no part of a round
     asked = [Message(RecordDict(), node, MessageType.QUERY) for node in grid.get_node_ids()]
-    there = len(list(grid.send_and_receive(asked, timeout=300.0)))
+    there = len(list(grid.send_and_receive(asked, timeout=120.0)))
     strategy.note("there", 0, nodes=there)
     strategy.start(grid, ArrayRecord(unload(build())), num_rounds=int(config["rounds"]), timeout=600.0)
     strategy.note("finished", 0)
