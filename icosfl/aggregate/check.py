@@ -14,7 +14,7 @@ from flwr.app import Message, MessageType, RecordDict
 
 from icosfl.aggregate.grid import BoundedGrid, NoReply, pair
 from icosfl.aggregate.model import known_levels
-from icosfl.aggregate.names import read_names
+from icosfl.aggregate.names import may_be, read_names
 from icosfl.aggregate.progress import RESULT_FILE, Absent, Finished, ProgressLog, utc_now
 from icosfl.aggregate.settings import RunSettings
 from icosfl.config import NodeConfig
@@ -125,7 +125,9 @@ def sort(
     missing = [Absent(host, "offline") for number, host in names.items() if number not in answers]
     for number, answer in answers.items():
         found = _answer(answer, artifact, names.get(number, f"SuperNode {number}"))
-        if isinstance(found, Absent):
+        if number in names and not may_be(names[number], found.host):
+            missing.append(Absent(names[number], f"says that it is {found.host}"))
+        elif isinstance(found, Absent):
             missing.append(found)
         elif found.host in measured:
             missing.append(Absent(found.host, f"answers from a second SuperNode, {number}"))

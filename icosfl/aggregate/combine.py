@@ -192,7 +192,8 @@ class Combiner:
         # privacy has a fixed one instead.
         if not self._private:
             kept, bounded = guards.bound(before, kept, self._settings)
-            notes += bounded
+            kept, capped = guards.counted(kept, self._settings)
+            notes += [*bounded, *capped]
         if len(kept) < self.least:
             told = f": {'; '.join(map(str, notes))}" if notes else ""
             raise RunFailed(

@@ -13,6 +13,7 @@ from icosfl.aggregate.progress import Absent
 from icosfl.aggregate.settings import REJECT, CombineSettings
 from icosfl.errors import SchemaMismatch
 from icosfl.train.messages import Arrays, Update
+from icosfl.train.scores import LARGEST_ERROR
 from icosfl.train.shape import Array, ModelShape, check_arrays
 
 # No sound weight is larger: a network that learns on numbers around 1 has none of hundreds.
@@ -60,6 +61,8 @@ def fault(update: Update, expected: Expected) -> str | None:
         return f"trained on {update.examples} examples, and said at first that it has {expected.most_examples}"
     if not math.isfinite(trained.loss):
         return "its loss is not finite"
+    if abs(trained.loss) > LARGEST_ERROR:
+        return f"its loss is {trained.loss:g}, no loss is larger than {LARGEST_ERROR:g}"
     return unfit(expected.shape, update.arrays)
 
 
@@ -102,6 +105,28 @@ def bound(
             notes.append(Absent(one.host, f"clipped: {far}"))
             kept.append(replace(one, arrays=_nearer(before, one.arrays, limit / distance)))
     return kept, notes
+
+
+def counted(
+    contributions: Sequence[Contribution], settings: CombineSettings
+) -> tuple[list[Contribution], list[Absent]]:
+    """The updates with no more examples than `norm_factor` times the median, and what is said of those that had more.
+
+    How many examples there were a node only says; a mean would follow whoever says most.
+
+    Args:
+        contributions: Of a round.
+        settings: Of the run.
+    """
+    limit = int(settings.norm_factor * float(np.median([one.examples for one in contributions] or [0])))
+    if limit == 0:
+        return list(contributions), []
+    notes = [
+        Absent(one.host, f"counts as {limit} windows instead of {one.examples}, more than others have")
+        for one in contributions
+        if one.examples > limit
+    ]
+    return [replace(one, examples=min(one.examples, limit)) for one in contributions], notes
 
 
 def _distance(before: Arrays, after: Arrays) -> float:

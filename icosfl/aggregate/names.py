@@ -46,3 +46,11 @@ def write_names(runs_dir: Path, names: Mapping[int, str]) -> None:
     """
     written = {str(number): host for number, host in sorted(names.items())}
     write_atomically(runs_dir / NAMES_FILE, json.dumps(written, indent=1).encode())
+
+
+def may_be(known: str, said: str) -> bool:
+    """Whether a SuperNode that was registered under `known` may call itself `said`.
+
+    The first of several SuperNodes of a host was registered under the host's name, and says which part it is.
+    """
+    return said in {known, f"{known}/1"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -22,7 +23,7 @@ RESULT_FILE = "result.json"
 
 # What the directory of a run begins with while it is being deleted.
 _GONE = ".gone-"
-_STRICT = ConfigDict(extra="forbid")
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 logger = logging.getLogger(__name__)
 
@@ -282,17 +283,31 @@ class ProgressLog:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
-                written = os.write(file, line)
-                os.fsync(file)
+                _append_whole(file, line)
             finally:
                 os.close(file)
         except OSError as error:
             raise self._refused(error.strerror or str(error)) from error
-        if written != len(line):
-            raise self._refused("no space left for a whole line")
 
     def _refused(self, why: str) -> RunFailed:
         return RunFailed(f"{self._path}: cannot be written: {why}", cure="make room, or correct runs_dir and its owner")
+
+
+def _append_whole(file: int, line: bytes) -> None:
+    """Write a line and see it on the disk; half of one is cut off again, so that another can follow.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    size, whole = os.fstat(file).st_size, False
+    try:
+        whole = os.write(file, line) == len(line)
+        os.fsync(file)
+    finally:
+        if not whole:
+            os.ftruncate(file, size)
+    if not whole:
+        raise OSError(errno.ENOSPC, "no space left for a whole line")
 
 
 def read_progress(directory: Path) -> list[Event]:

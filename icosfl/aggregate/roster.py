@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from flwr.app import Message, MessageType, RecordDict
 
 from icosfl.aggregate.grid import BoundedGrid, NoReply, pair
+from icosfl.aggregate.names import may_be
 from icosfl.aggregate.progress import Absent, Candidate
 from icosfl.errors import DataError, NotReady, RunFailed, SchemaMismatch
 from icosfl.process.clean import NANOSECONDS
@@ -130,7 +131,7 @@ def muster(answers: Mapping[int, RecordDict | NoReply], known: Mapping[int, str]
 
     Args:
         answers: By the nodes' numbers.
-        known: Hosts by number; a node that tells its name is called by that.
+        known: Hosts by number, as they were registered; a node that says otherwise is left out. Others are believed.
     """
     members: dict[str, Member] = {}
     left_out: list[Absent] = []
@@ -138,6 +139,9 @@ def muster(answers: Mapping[int, RecordDict | NoReply], known: Mapping[int, str]
     for node, answer in answers.items():
         unnamed = f"SuperNode {node}"
         judged = _judge(node, answer, known.get(node, unnamed))
+        if node in known and not may_be(known[node], judged.host):
+            left_out.append(Absent(known[node], f"says that it is {judged.host}"))
+            continue
         if judged.host != unnamed:
             names[node] = judged.host
         if isinstance(judged, Absent):

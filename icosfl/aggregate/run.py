@@ -184,10 +184,11 @@ class _Training:
         """Ask, train round by round, hand out; however it ends, old models are deleted on the controller."""
         past = [event for event in read_progress(self._log.directory) if isinstance(event, RoundDone)]
         recorder = open_recorder(self._settings, self._run, self._log.directory, past)
-        needed: set[str] = set()
+        needed: set[str] | None = None
         finished: Finished | None = None
         try:
             state, artifact = self._state(recorder)
+            needed = _needed(state)
             rows = self._own_rows()
             while state.round < self._settings.train.num_server_rounds and state.stopped is None:
                 needed = _needed(state)
@@ -197,7 +198,8 @@ class _Training:
             finished = self._finish(state, artifact, rows, recorder)
         finally:
             recorder.finish(finished)
-            prune_models(self._node.models_dir, self._settings.keep_models, needed)
+            if needed is not None:  # else it is unknown which models the run needs to go on
+                prune_models(self._node.models_dir, self._settings.keep_models, needed)
 
     def _state(self, recorder: Recorder) -> tuple[Checkpoint, Artifact]:
         """Where the run begins, or goes on.

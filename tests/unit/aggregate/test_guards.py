@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icosfl.aggregate.guards import Contribution, Expected, bound, fault
+from icosfl.aggregate.guards import Contribution, Expected, bound, counted, fault
 from icosfl.aggregate.settings import CLIP, REJECT, CombineSettings, RunSettings
 from icosfl.config import run_config
 from icosfl.train.messages import Trained, Update
@@ -34,6 +34,25 @@ def test_an_update_with_a_number_that_is_not_finite_is_refused(number: float) ->
     bad.arrays[0][0, 0] = number
 
     assert "not finite" in str(fault(bad, EXPECTED))
+
+
+def test_an_update_whose_loss_would_overflow_a_mean_is_refused() -> None:
+    good = update()
+    bad = replace(good, trained=replace(good.trained, loss=1e300))
+
+    assert "no loss is larger" in str(fault(bad, EXPECTED))
+
+
+def test_a_node_that_claims_many_examples_counts_as_the_factor_times_the_median_and_is_named() -> None:
+    arrays, has = update().arrays, np.array([True, True])
+    said = {"a": 100, "b": 120, "c": 80, "d": 90, "liar": 2**60}
+    nodes = [Contribution(host, arrays, examples, has) for host, examples in said.items()]
+
+    kept, notes = counted(nodes, CLIPPING)
+
+    assert [one.examples for one in kept] == [100, 120, 80, 90, 300]
+    assert [(note.host, "counts as 300 windows" in note.reason) for note in notes] == [("liar", True)]
+    assert counted(nodes, NO_LIMIT) == (nodes, [])
 
 
 def test_an_update_of_another_shape_is_refused() -> None:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from icosfl.aggregate.progress import (
     PROGRESS_FILE,
@@ -156,3 +157,24 @@ def test_runs_that_cannot_be_deleted_are_told_and_no_error(tmp_path: Path, caplo
     prune_runs(tmp_path, 2, "9")
 
     assert f"old runs in {tmp_path} stay" in caplog.text
+
+
+def test_half_a_line_is_cut_off_again_so_that_the_next_event_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, write = ProgressLog(tmp_path), os.write
+    log.append(EVENTS[0])
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda file, line: write(file, line[:20]))
+        with pytest.raises(RunFailed, match="no space left for a whole line"):
+            log.append(EVENTS[2])
+
+    log.append(EVENTS[4])
+
+    assert read_progress(tmp_path) == [EVENTS[0], EVENTS[4]]
+
+
+@pytest.mark.parametrize("loss", [float("inf"), float("nan")])
+def test_an_event_with_a_number_that_json_has_not_is_none(loss: float) -> None:
+    with pytest.raises(ValidationError, match="finite"):
+        RoundDone(TIME, 2, 3, ("a",), (), loss, 600, 12.6, "d1", {})

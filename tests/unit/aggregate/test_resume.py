@@ -420,3 +420,23 @@ def test_latest_names_the_last_completed_round_also_when_a_later_model_was_saved
     latest = controller.latest("controller")
     assert latest is not None
     assert (latest.round, latest.digest) == (1, told(controller, RoundDone)[0].digest)
+
+
+def test_a_run_that_cannot_go_on_yet_keeps_all_models_that_it_may_need(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    death = Death(monkeypatch, controller)
+    death.before = 4 + 4 * 4  # in the hand-out
+    with pytest.raises(Killed):
+        controller.run("1", num_server_rounds=4, keep_models=2)
+    monkeypatch.undo()
+    models = controller.directory / "controller" / "models"
+    kept = set(models.glob("*.npz"))
+    state = controller.directory / "controller" / "runs" / "1" / CHECKPOINT_FILE
+    state.write_bytes(state.read_bytes()[:100])
+
+    with pytest.raises(CheckpointError):
+        controller.run("2", num_server_rounds=4, keep_models=2, resume="1")
+
+    assert len(kept) == 4
+    assert set(models.glob("*.npz")) == kept

@@ -13,7 +13,7 @@ from flwr.app import Error, Message, RecordDict
 
 from icosfl.aggregate import run as runs
 from icosfl.aggregate.names import write_names
-from icosfl.aggregate.progress import Failed, Finished, Ready, RoundDone, Started
+from icosfl.aggregate.progress import Absent, Failed, Finished, Ready, RoundDone, Started
 from icosfl.aggregate.report import report
 from icosfl.errors import ConfigError, IcosflError, RunFailed, StoreUnavailable
 from icosfl.store.memory import MemoryStore
@@ -55,6 +55,20 @@ def test_a_run_tells_each_step_and_every_node_has_the_model(controller: Controll
         ("cpu_usage", 1),
         ("cpu_usage", 5),
     }
+
+
+def test_a_node_that_calls_itself_another_host_is_left_out_and_takes_nobody_s_place(controller: Controller) -> None:
+    impostor = replace(controller.nodes[11], host="worker-2", rows=made_up.rows(200, seed=7))
+    controller.nodes[14] = controller.grid.nodes[14] = impostor
+    write_names(controller.directory / "controller" / "runs", {12: "worker-2", 14: "worker-4"})
+
+    controller.run("1")
+
+    ready = next(event for event in controller.events("1") if isinstance(event, Ready))
+    assert [candidate.host for candidate in ready.nodes] == ["worker-1", "worker-2"]
+    assert Absent("worker-4", "says that it is worker-2") in ready.left_out
+    missing = {(each["host"], each["reason"]) for each in controller.result("1")["missing"]}
+    assert ("worker-4", "says that it is worker-2") in missing
 
 
 def test_the_average_weighs_nodes_by_their_examples(controller: Controller) -> None:
