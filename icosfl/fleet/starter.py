@@ -11,6 +11,7 @@ import ctypes
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import time
 from collections.abc import Sequence
 
 from icosfl.errors import RunFailed
-from icosfl.fleet.warm import READY, REQUEST_BYTES, STARTED
+from icosfl.fleet.warm import READY, REQUEST_BYTES, STARTED, UNHEARD
 
 # How long an idle warm process stays: longer than a round takes, shorter than the time between two runs.
 IDLE_SECONDS = 300.0
@@ -71,6 +72,11 @@ class WarmProcess:
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended; if so, nothing stays of it."""
+        return self._process.poll() is not None
 
     def wait_until_ready(self, seconds: float) -> bool:
         """Wait until it takes a request; False: it does not within these seconds, or it has ended."""
@@ -209,7 +215,7 @@ class Starter:
             else:
                 self._failures = 0
         if pid is None:
-            child = subprocess.Popen([*self._cold, *arguments])  # noqa: S603 (as Flower's own executor does)
+            child = self._start_cold(arguments)
             pid = child.pid
             self._children[pid] = child
         self._apps.add(pid)
@@ -217,11 +223,13 @@ class Starter:
         return pid
 
     def look(self) -> bool:
-        """Notice ClientApps that have ended; returns whether the newest one is at work.
+        """Notice ClientApps that have ended, and the warm process; returns whether the newest ClientApp is at work.
 
         Raises:
             RunFailed: one has not ended in peace.
         """
+        if self._process is not None and self._process.has_ended:
+            self._drop()
         for pid in list(self._apps):
             code = self._exit_code(pid)
             if code is None:
@@ -243,6 +251,13 @@ class Starter:
         if self._process is not None:
             self._process.end()
             self._process = None
+
+    def _start_cold(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, UNHEARD)  # a program keeps what was blocked when it began
+        try:
+            return subprocess.Popen([*self._cold, *arguments])  # noqa: S603 (as Flower's own executor does)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _exit_code(self, pid: int) -> int | None:
         """The exit code of a ClientApp, negative a signal, 0 when nobody can know; None: it is at work."""

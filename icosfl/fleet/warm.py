@@ -32,6 +32,10 @@ READY = b"ready"
 STARTED = b"started "  # and the process id
 REQUEST_BYTES = 65536
 
+# What a ClientApp does not hear: Flower would end it with exit code 0 and no reply, and its SuperNode would wait for it
+# for ever. SIGINT is heard: by it Flower ends a ClientApp whose executor has ended.
+UNHEARD = frozenset({signal.SIGTERM, signal.SIGQUIT})
+
 # What ClientApps load, in the order in which they need it.
 STAGES = (
     ("flwr.supernode.cli", "icosfl.train.client_app", "icosfl.store.dataclay", "icosfl.store.memory"),
@@ -127,6 +131,7 @@ def _run(arguments: list[str]) -> NoReturn:
     from flwr.supernode.cli import flwr_clientapp
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_BLOCK, UNHEARD)
     sys.argv = ["flwr-clientapp", *arguments]
     _forget()
     with contextlib.suppress(KeyError):

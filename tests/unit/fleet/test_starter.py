@@ -22,10 +22,12 @@ from icosfl.fleet.starter import MOST_FAILURES, Starter, adopt_orphans
 
 # What stands for Flower's program: it notes what it sees, or does what its first argument says.
 CLIENT_APP = """
-    import json, os, pathlib, sys, time
+    import json, os, pathlib, signal, sys, time
 
     def flwr_clientapp():
         what, file, *more = sys.argv[1:]
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+            signal.signal(number, lambda *_: sys.exit(0))  # as Flower's own does
         if what == "wait":
             pathlib.Path(file).write_text(str(os.getpid()))
             while not pathlib.Path(more[0]).exists():
@@ -276,9 +278,18 @@ def test_an_idle_one_ends_by_itself_and_that_is_no_failure(workshop: Workshop, t
     starter = workshop.starter(idle_seconds=0.2)
     for number in range(MOST_FAILURES + 2):
         assert run(starter, tmp_path / str(number))["warm"]
-        idle = psutil.Process(warm_pid(starter))
-        until(lambda idle=idle: idle.status() == "zombie", "it stays")  # type: ignore[misc]
-    starter.close()
+        until(lambda: not starter.look() and starter.warm_pid is None, "it stays")
+
+
+def test_nothing_stays_of_one_that_has_ended_even_if_no_message_comes(workshop: Workshop) -> None:
+    starter = workshop.starter(idle_seconds=0.2)
+    starter.prepare()
+    idle = psutil.Process(warm_pid(starter))
+    until(lambda: idle.status() == "zombie", "it stays")
+
+    assert not starter.look()
+    assert not psutil.pid_exists(idle.pid)
+    assert starter.warm_pid is None
 
 
 def test_without_idle_time_there_is_none(workshop: Workshop, tmp_path: Path) -> None:
@@ -334,6 +345,60 @@ def test_so_is_one_that_breaks_off(workshop: Workshop, tmp_path: Path, warm: boo
     with pytest.raises(RunFailed, match="exit code 3"):
         until(lambda: not starter.look(), "its end is not noticed")
     starter.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_signal_that_flower_takes_for_a_good_end_ends_no_client_app(
+    workshop: Workshop, tmp_path: Path, warm: bool, number: signal.Signals
+) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    starter = workshop.starter(60 if warm else 0)
+    assert starter.prepare() == warm
+    begun, go_on = tmp_path / "begun", tmp_path / "go-on"
+    pid = starter.start(["wait", str(begun), str(go_on)])
+    until(begun.exists, "the ClientApp has not begun")
+    os.kill(pid, number)
+    go_on.touch()
+    until(lambda: not starter.look(), "the ClientApp has not ended")
+
+    assert json.loads(begun.read_text())["pid"] == pid  # it has done its work
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before  # and the executor itself still hears
+    starter.close()
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_flowers_own_client_app_ends_with_its_executor_all_the_same(tmp_path: Path, warm: bool) -> None:
+    code = f"""
+        import os, time
+        from pathlib import Path
+        from icosfl.fleet.starter import Starter
+        starter = Starter({60 if warm else 0})
+        starter.prepare()
+        # nobody listens there: it asks again and again
+        arguments = ["--clientappio-api-address", "127.0.0.1:9", "--token", "none", "--insecure"]
+        print(starter.start([*arguments, "--parent-pid", str(os.getpid())]), flush=True)
+        time.sleep(60)
+    """
+    executor = subprocess.Popen([sys.executable, "-c", dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert executor.stdout
+    app = psutil.Process(int(executor.stdout.readline()))
+    until(lambda: has_handler(app.pid, signal.SIGTERM), "Flower has not begun")
+    app.terminate()
+    with pytest.raises(psutil.TimeoutExpired):
+        app.wait(1)
+    executor.kill()
+    executor.wait()  # only now is it gone for Flower, too
+    executor.stdout.close()
+
+    assert app.wait(10) in {0, None}
+
+
+def has_handler(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has set a handler of its own for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (caught,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(caught >> (number - 1) & 1)
 
 
 @pytest.mark.parametrize("stage", ["ready", "loading"])
