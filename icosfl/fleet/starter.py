@@ -8,6 +8,7 @@ begins, and the executor, when it gives a warm process up, first closes the sock
 from __future__ import annotations
 
 import ctypes
+import contextlib
 import json
 import logging
 import os
@@ -247,10 +248,14 @@ class Starter:
         return bool(self._apps - {self._newest})
 
     def close(self) -> None:
-        """End the warm process; ClientApps go on."""
+        """End the warm process, and the ClientApps that are at work: their SuperNode ends with this executor."""
         if self._process is not None:
             self._process.end()
             self._process = None
+        for pid in self._apps:
+            if self._exit_code(pid) is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def _start_cold(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, UNHEARD)  # a program keeps what was blocked when it began

@@ -368,6 +368,19 @@ def test_a_signal_that_flower_takes_for_a_good_end_ends_no_client_app(
 
 
 @pytest.mark.parametrize("warm", [True, False])
+def test_no_client_app_outlives_an_executor_that_ends_in_peace(workshop: Workshop, tmp_path: Path, warm: bool) -> None:
+    starter = workshop.starter(60 if warm else 0)
+    assert starter.prepare() == warm
+    pid = starter.start(["wait", str(tmp_path / "begun"), str(tmp_path / "never")])
+    until((tmp_path / "begun").exists, "the ClientApp has not begun")
+
+    starter.close()
+
+    with pytest.raises(RunFailed, match=f"ClientApp {pid} ended with signal 9"):
+        until(lambda: not starter.look(), "it is still at work")
+
+
+@pytest.mark.parametrize("warm", [True, False])
 def test_flowers_own_client_app_ends_with_its_executor_all_the_same(tmp_path: Path, warm: bool) -> None:
     code = f"""
         import os, time
