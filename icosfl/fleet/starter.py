@@ -7,8 +7,8 @@ begins, and the executor, when it gives a warm process up, first closes the sock
 
 from __future__ import annotations
 
-import ctypes
 import contextlib
+import ctypes
 import json
 import logging
 import os
