@@ -11,6 +11,7 @@ from icosfl.aggregate.checkpoint import CHECKPOINT_FILE, Checkpoint
 from icosfl.aggregate.grid import BoundedGrid
 from icosfl.aggregate.handout import Delivery, hand_out
 from icosfl.aggregate.policy import Levels, Measured, choose
+from icosfl.aggregate.progress import Absent
 from icosfl.config import NodeConfig
 from icosfl.errors import CheckpointError
 from icosfl.schema import Rows
@@ -108,9 +109,20 @@ def _better(  # noqa: PLR0913, PLR0917 (as `conclude`)
         logger.warning("the last round's model stays: %s", error)
         return replace(outcome, why=f"a better model cannot be read, {error.message}")
     delivery = hand_out(grid, artifact, state.roster, keep, timeout)
+    delivery = replace(delivery, missing=_left_with(outcome, delivery))
     evaluation = model.evaluate(artifact, node, rows)
     return Outcome(
         artifact, chosen.round, outcome.why, levels_of(delivery, artifact) or chosen.levels, delivery, evaluation
+    )
+
+
+def _left_with(last: Outcome, better: Delivery) -> tuple[Absent, ...]:
+    """Who misses the better model; of those that took the last round's it is said that they have that."""
+    took = {receipt.host for receipt in last.delivery.received} - {receipt.host for receipt in better.received}
+    told = f"has round {last.round}'s model, which was measured worse"
+    return tuple(
+        replace(absent, reason=f"{told}: {absent.reason}") if absent.host in took else absent
+        for absent in better.missing
     )
 
 

@@ -117,13 +117,23 @@ class BoundedGrid(Grid):
         batch = list(messages)
         if not batch:
             return []
-        waiting = {message_id for message_id in self.push_messages(batch) if message_id}
+        return self.replies(self.push_messages(batch), timeout)
+
+    def replies(self, message_ids: Iterable[str], timeout: float) -> list[Message]:
+        """The replies to messages that come within `timeout` seconds; at least one look is taken.
+
+        Raises:
+            Unavailable: the SuperLink stays away.
+        """
+        waiting = {message_id for message_id in message_ids if message_id}
         deadline = time.monotonic() + timeout
         replies: list[Message] = []
-        while waiting and time.monotonic() < deadline:
+        while waiting:
             came = list(self.pull_messages(waiting))
             replies += came
             waiting -= {reply.metadata.reply_to_message_id for reply in came}
+            if time.monotonic() >= deadline:
+                break
             if waiting:
                 self.pause(deadline - time.monotonic())
         return replies

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from flwr.app import Message, MessageType, RecordDict
 
 from icosfl.aggregate.grid import BoundedGrid, NoReply, pair
+from icosfl.aggregate.names import may_be
 from icosfl.aggregate.progress import Absent
 from icosfl.aggregate.roster import Member, Roster
 from icosfl.errors import SchemaMismatch
@@ -16,6 +17,9 @@ from icosfl.train.artifact import Artifact, to_bytes
 from icosfl.train.messages import Handout, Received, Refused
 from icosfl.train.records import pack_model, unpack_reply
 from icosfl.train.scores import Scores
+
+# So long those are waited for, beyond the others, that did not answer when the run began: by default as long as then.
+SILENT_SECONDS = 45.0
 
 # Of a name that a node sends, as much is repeated.
 _LONGEST = 60
@@ -32,25 +36,35 @@ class Delivery:
 def hand_out(grid: BoundedGrid, artifact: Artifact, roster: Roster, keep: int, timeout: float) -> Delivery:
     """Send the model to every node that is online, also to those that could not train.
 
-    A node that did not even answer at the run's beginning, and is still listed, is taken for gone.
+    A node that did not even answer at the run's beginning may be gone though it is listed: it is not waited for much
+    longer than the others.
 
     Args:
         grid: The way to the nodes.
         artifact: The model.
         roster: Who takes part.
         keep: How many models each node keeps.
-        timeout: Seconds to wait for answers at most.
+        timeout: Seconds to wait for answers; at most `SILENT_SECONDS` more for those that were silent.
 
     Raises:
         Unavailable: the SuperLink stays away.
     """
     members = {member.node: member for member in roster.members}
     model = to_bytes(artifact)
+    online = set(grid.get_node_ids())
+    sure, doubtful = sorted(online - roster.silent), sorted(online & roster.silent)
     messages = [
         Message(pack_model(_handout(members.get(node), keep), model), node, MessageType.EVALUATE, group_id="hand-out")
-        for node in sorted(set(grid.get_node_ids()) - roster.silent)
+        for node in (*sure, *doubtful)
     ]
-    answers = pair(messages, grid.send_and_receive(messages, timeout=timeout), timeout)
+    sent = list(grid.push_messages(messages)) if messages else []
+    replies = grid.replies(sent[: len(sure)], timeout)
+    replies += grid.replies(sent[len(sure) :], min(timeout, SILENT_SECONDS))
+    answers = pair(messages, replies, timeout)
+    for node in doubtful:
+        answer = answers[node]
+        if isinstance(answer, NoReply) and answer.silent:
+            answers[node] = NoReply("no reply, nor was there one when the run began", silent=True)
     offline = [Absent(member.host, "offline") for member in roster.members if member.node not in answers]
     return receipts(answers, artifact, roster.names, offline)
 
@@ -67,14 +81,16 @@ def receipts(
     Args:
         answers: By the nodes' numbers.
         artifact: The model.
-        names: The hosts that are known by their number.
+        names: The hosts that are known by their number; a node that says otherwise takes nobody's place.
         offline: Those that were not asked.
     """
     received: dict[str, Received] = {}
     missing = list(offline)
     for node, answer in answers.items():
         judged = _judge(answer, artifact, names.get(node, f"SuperNode {node}"))
-        if isinstance(judged, Absent):
+        if node in names and not may_be(names[node], judged.host):
+            missing.append(Absent(names[node], f"says that it is {judged.host[:_LONGEST]}"))
+        elif isinstance(judged, Absent):
             missing.append(judged)
         elif judged.host in received:
             missing.append(Absent(judged.host, f"answers from a second SuperNode, {node}"))

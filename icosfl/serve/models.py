@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from icosfl.config import NodeConfig
 from icosfl.errors import CheckpointError, DataError
 from icosfl.serve.predictor import Predictor
-from icosfl.train.artifact import latest_digest, load_latest
+from icosfl.train.artifact import load_served, served_digest
 
 if TYPE_CHECKING:
     from icosfl.train.evaluation import Evaluation
@@ -28,12 +28,14 @@ class ModelWatch:
         self.trouble = ""
 
     def look(self, present: str | None) -> Predictor | None:
-        """Return the newest model if it is another one than the present one, told by its digest; cheap when it is not.
+        """Return the model to forecast with if it is another than the present one, by its digest; cheap when it is not.
+
+        That is the best one that a run handed out, not what a round has just made, see `artifact.served_digest`.
 
         A model that was refused is tried again at each look: its file may be whole by then.
         """
         try:
-            digest = latest_digest(self._node.models_dir)
+            digest = served_digest(self._node.models_dir)
             found = None if digest in (None, present) else self._load()
         except DataError as error:
             self.trouble = str(error)
@@ -42,7 +44,7 @@ class ModelWatch:
         return found
 
     def _load(self) -> Predictor | None:
-        artifact = load_latest(self._node.models_dir)
+        artifact = load_served(self._node.models_dir)
         if artifact is None:
             return None
         saved = self._saved_evaluation(artifact.digest)

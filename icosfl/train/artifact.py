@@ -253,6 +253,26 @@ def load_best(directory: Path) -> Artifact | None:
     return _load_named(directory, BEST)
 
 
+def served_digest(directory: Path) -> str | None:
+    """The digest of the model to forecast with, without reading it: of `best` if there is one, else of `latest`.
+
+    A controller's `latest` moves with each round, before anybody has measured what it names; a worker has no `best`.
+
+    Raises:
+        CheckpointError: the pointer that counts is damaged.
+    """
+    return best_digest(directory) or latest_digest(directory)
+
+
+def load_served(directory: Path) -> Artifact | None:
+    """The model to forecast with, see `served_digest`; None when there is none.
+
+    Raises:
+        CheckpointError: the file that the pointer names is missing, damaged or another one.
+    """
+    return load_best(directory) or load_latest(directory)
+
+
 def load_exactly(path: Path, digest: str, named_by: str) -> Artifact:
     """Read an artifact's file, and make sure that it is the one of this digest.
 

@@ -99,6 +99,8 @@ def receive(node: NodeConfig, content: RecordDict, rows: Callable[[], Rows], sha
         if share.has_newest:
             save_evaluation(evaluation, node.models_dir)
     artifacts.save(model, node.models_dir)
+    if (node.models_dir / artifacts.BEST).exists():  # it was a controller, or is one: what is handed out counts
+        artifacts.point_best(model, node.models_dir)
     prune_models(node.models_dir, handout.keep)
     return pack(received)
 
@@ -122,7 +124,7 @@ def recheck(node: NodeConfig, content: RecordDict, rows: Callable[[], Rows], sha
     asked = unpack(content, Check)
     if not share.has_newest:
         raise NotReady("its host's newest rows are another SuperNode's, which measures the model on them")
-    model = artifacts.load_latest(node.models_dir)
+    model = artifacts.load_served(node.models_dir)
     if model is None or model.digest != asked.digest:
         found = "no model" if model is None else f"model {model.digest[:12]}"
         raise NotReady(

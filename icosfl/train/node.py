@@ -80,16 +80,18 @@ def shape_of(settings: TrainSettings, plan: Plan) -> ModelShape:
 
 
 def staleness(node: NodeConfig, rows: Rows, now_ns: int) -> str:
-    """Why the newest of a host's rows is too old for a run to learn anything of now; "" when it is not.
+    """Why the newest of a host's rows is too old, or too far ahead, to learn anything of now from; "" when it is not.
 
     Args:
-        node: Says how old it may be.
+        node: Says how old it may be; as far ahead it may be too, as for the forecast service.
         rows: All rows of the host, also where several SuperNodes share them: old ones are the older parts' lot.
         now_ns: Nanoseconds since the epoch.
     """
     age = 0.0 if len(rows) == 0 else (now_ns - int(rows.times[-1])) / NANOSECONDS
-    if age <= node.stale_after_seconds:
+    if abs(age) <= node.stale_after_seconds:
         return ""
+    if age < 0:
+        return f"its newest row is {-age:.0f} s in the future: set the clock of {node.host}, or of what sent the rows"
     return (
         f"its newest row is {age:.0f} s old, more than {node.stale_after_seconds:g} s: see whether host_metrics and "
         "otlp_bridge run there"

@@ -30,6 +30,14 @@ def test_replies_are_returned_as_soon_as_all_are_there() -> None:
     }
 
 
+def test_a_reply_that_is_there_is_taken_though_there_is_no_time_left() -> None:
+    grid = BoundedGrid(FakeGrid({1: content, 2: lambda _: None}))
+
+    replies = grid.replies(grid.push_messages(messages(1, 2)), 0)
+
+    assert [reply.metadata.src_node_id for reply in replies] == [1]
+
+
 def test_a_node_that_does_not_reply_is_told_apart_from_one_whose_reply_is_an_error() -> None:
     asked = messages(1, 2, 3)
     grid = BoundedGrid(FakeGrid({1: content, 2: lambda _: None, 3: lambda _: Error(5, "gone")}), poll_seconds=0.01)

@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, RecordDict
 from icosfl.aggregate.handout import Delivery, receipts
 from icosfl.schema import Schema, Series
 from icosfl.train.artifact import Artifact
-from icosfl.train.messages import Received
+from icosfl.train.messages import Received, Refused
 from icosfl.train.model import build, to_arrays
 from icosfl.train.records import VALUE, pack
 from icosfl.train.scores import Errors, Score, Scores, summary
@@ -93,6 +93,26 @@ def test_scores_that_the_model_cannot_have_are_dropped_and_named_and_the_receipt
     assert (one.host, one.scores) == ("worker-1", None)
     assert reason in one.reason
     assert two.scores is not None
+    assert delivery.missing == ()
+
+
+def test_a_node_that_says_another_name_than_its_own_takes_nobodys_place() -> None:
+    refusal = pack(Refused("worker-2", "it is tired", ""))
+
+    for lie in (receipt(score(), host="worker-2"), refusal):
+        delivery = judged(lie, receipt(score(5), host="worker-2"))
+
+        assert [(each.host, each.scores) for each in delivery.received] == [("worker-2", Scores(50, 20, (score(5),)))]
+        assert [str(absent) for absent in delivery.missing] == ["worker-1: says that it is worker-2"]
+
+
+def test_a_part_of_a_host_is_known_by_the_name_of_the_part() -> None:
+    names = {11: "worker-1", 12: "worker-1/2"}  # the first may not have said yet which part it is
+    parts = {11: receipt(score(), host="worker-1/1"), 12: receipt(score(), host="worker-1/2")}
+
+    delivery = receipts(parts, ARTIFACT, names, [])
+
+    assert [each.host for each in delivery.received] == ["worker-1/1", "worker-1/2"]
     assert delivery.missing == ()
 
 

@@ -328,14 +328,32 @@ def test_a_node_that_did_not_answer_is_asked_once_more_where_too_few_did(control
     assert [candidate.host for candidate in ready.nodes] == ["worker-1", "worker-2"]
 
 
-def test_a_node_that_is_listed_but_gone_is_named_and_gets_no_model(controller: Controller) -> None:
-    controller.grid.nodes[99] = lambda _: None
+def test_a_node_that_is_listed_but_gone_is_named_at_the_beginning_and_at_the_end(controller: Controller) -> None:
+    controller.grid.nodes |= {98: lambda _: None, 99: lambda _: None}
+    write_names(controller.directory / "controller" / "runs", {98: "worker-8"})
 
     controller.run("1", num_server_rounds=1)
 
     ready = controller.events("1")[1]
     assert ("SuperNode 99", "no reply within 0.2 s") in [(absent.host, absent.reason) for absent in ready.left_out]
-    assert all(m.metadata.dst_node_id != 99 for m in controller.grid.sent if m.metadata.message_type == "evaluate")
+    reason = "no reply, nor was there one when the run began"
+    assert controller.result("1")["missing"] == [
+        {"host": "SuperNode 99", "reason": reason},
+        {"host": "worker-8", "reason": reason},
+    ]
+
+
+def test_a_node_that_was_silent_at_the_beginning_but_is_back_at_the_end_gets_the_model(controller: Controller) -> None:
+    controller.nodes[13].change = lambda message, content: None if message.metadata.message_type == "query" else content
+
+    artifact = controller.run("1", num_server_rounds=1)
+
+    assert "worker-3" not in [candidate.host for candidate in controller.events("1")[1].nodes]
+    kept = controller.latest("worker-3")
+    assert kept is not None
+    assert kept.digest == artifact.digest
+    assert [entry["host"] for entry in controller.result("1")["nodes"]] == ["worker-1", "worker-2", "worker-3"]
+    assert controller.result("1")["missing"] == []
 
 
 def test_a_host_with_two_supernodes_counts_once(controller: Controller) -> None:
@@ -556,6 +574,22 @@ def test_a_better_model_of_an_earlier_round_is_handed_out_after_the_last_and_sta
     assert (result["digest"], result["round"], result["why"]) == (first.digest, 1, finished.why)
     assert result["skills"] == {"worker-1": 0.5, "worker-2": 0.5, "worker-3": 0.5}
     assert result["controller"]["scores"] == first.evaluation["scores"]
+
+
+def test_a_node_that_misses_the_better_model_is_said_to_have_the_worse_one(last_is_worst: Controller) -> None:
+    handed: list[Message] = []
+    claim = last_is_worst.nodes[13].change
+
+    def miss_the_second(message: Message, content: RecordDict) -> Any:
+        handed.extend([message] if message.metadata.message_type == "evaluate" else [])
+        return None if len(handed) > 1 else claim(message, content)
+
+    last_is_worst.nodes[13].change = miss_the_second
+
+    last_is_worst.run("1")
+
+    (absent,) = last_is_worst.events("1")[-1].left_out
+    assert str(absent) == "worker-3: has round 2's model, which was measured worse: no reply within 0.2 s"
 
 
 def test_a_run_that_makes_nothing_better_leaves_the_model_that_it_started_from(last_is_worst: Controller) -> None:

@@ -13,11 +13,12 @@ import pytest
 from icosfl.config import ForecastConfig, SeriesConfig
 from icosfl.errors import NotReady, StoreUnavailable
 from icosfl.schema import Rows
+from icosfl.serve.models import ModelWatch
 from icosfl.serve.predictor import Predictor
 from icosfl.serve.state import Keeper
 from icosfl.store.base import Position, SeriesStore, StoreInfo, Window
 from icosfl.store.memory import MemoryStore
-from icosfl.train.artifact import LATEST, Artifact, save
+from icosfl.train.artifact import BEST, LATEST, Artifact, point_best, save
 
 MakeRows = Callable[..., Rows]
 MakeArtifact = Callable[..., Artifact]
@@ -168,6 +169,43 @@ def test_a_new_model_takes_over_without_a_restart(
     assert page.model.round == 2
     assert all(item.lower is not None for item in page.forecasts)
     assert keeper.counts().models == 2
+
+
+def test_what_a_round_makes_is_not_served_before_it_is_handed_out(
+    config: ForecastConfig, make_artifact: MakeArtifact
+) -> None:
+    best, of_a_round = make_artifact(), make_artifact(round_number=2)
+    here, watch = config.node.models_dir, ModelWatch(config.node)
+    save(best, here)
+    point_best(best, here)
+    save(of_a_round, here)
+
+    during = watch.look(None)
+    assert during is not None
+    assert during.info.digest == best.digest
+    assert watch.look(best.digest) is None
+    point_best(of_a_round, here)
+    after = watch.look(best.digest)
+
+    assert after is not None
+    assert after.info.digest == of_a_round.digest
+
+
+def test_a_damaged_best_leaves_the_present_model_and_is_said_until_it_is_whole(
+    config: ForecastConfig, make_artifact: MakeArtifact
+) -> None:
+    first, second = make_artifact(), make_artifact(round_number=2)
+    here, watch = config.node.models_dir, ModelWatch(config.node)
+    save(second, here)
+    (here / BEST).write_text("?", encoding="utf-8")
+
+    assert watch.look(first.digest) is None
+    assert "best: does not name a model file" in watch.trouble
+    point_best(second, here)
+    found = watch.look(first.digest)
+
+    assert found is not None
+    assert (found.info.digest, watch.trouble) == (second.digest, "")
 
 
 def test_a_model_that_memory_did_not_suffice_for_is_tried_again(

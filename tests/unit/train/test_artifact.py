@@ -14,6 +14,7 @@ import pytest
 from icosfl.errors import CheckpointError, SchemaMismatch
 from icosfl.schema import Schema, Series
 from icosfl.train.artifact import (
+    BEST,
     LATEST,
     Artifact,
     best_digest,
@@ -22,9 +23,11 @@ from icosfl.train.artifact import (
     load,
     load_best,
     load_latest,
+    load_served,
     now_utc,
     point_best,
     save,
+    served_digest,
     to_bytes,
 )
 from icosfl.train.plan import Plan
@@ -426,3 +429,27 @@ def test_a_model_of_the_first_format_is_refused_with_a_cure() -> None:
 
 def test_created_times_are_utc() -> None:
     assert now_utc().endswith("+00:00")
+
+
+def test_what_is_forecast_with_is_the_best_model_and_the_newest_only_where_none_is_best(tmp_path: Path) -> None:
+    save(made(round=1), tmp_path)
+    alone = load_served(tmp_path)
+    digest = served_digest(tmp_path)
+    point_best(made(round=1), tmp_path)
+    save(made(round=2), tmp_path)
+
+    served = load_served(tmp_path)
+
+    assert alone is not None
+    assert served is not None
+    assert alone.digest == digest == served.digest == served_digest(tmp_path) == made(round=1).digest
+
+
+def test_a_damaged_best_is_said_and_not_passed_over(tmp_path: Path) -> None:
+    save(made(round=1), tmp_path)
+    (tmp_path / BEST).write_text("?", encoding="utf-8")
+
+    with pytest.raises(CheckpointError, match="best: does not name a model file"):
+        load_served(tmp_path)
+    with pytest.raises(CheckpointError, match="best: does not name a model file"):
+        served_digest(tmp_path)

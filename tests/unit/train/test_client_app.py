@@ -17,7 +17,7 @@ from icosfl.process.windows import Windows, make_windows
 from icosfl.schema import Rows
 from icosfl.store.memory import MemoryStore
 from icosfl.train import client_app, local, node
-from icosfl.train.artifact import Artifact, from_bytes, load_latest, to_bytes
+from icosfl.train.artifact import Artifact, from_bytes, load_latest, load_served, point_best, save, to_bytes
 from icosfl.train.evaluation import load_evaluation
 from icosfl.train.linear import fit_blend, fit_common
 from icosfl.train.local import prepare
@@ -133,6 +133,22 @@ def test_a_host_whose_rows_ended_long_ago_is_not_ready_and_says_how_old_they_are
         "its newest row is 90 s old, more than 30 s: see whether host_metrics and otlp_bridge run there"
     )
     assert older.reason.startswith("its newest row is 90 s old")
+
+
+def test_a_host_whose_newest_row_is_of_the_future_is_not_ready_and_names_the_clock(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(replace(config, stale_after_seconds=30.0), monkeypatch)
+    newest = int(made_up.rows(200).times[-1])
+
+    def reason(ahead: int) -> str:
+        monkeypatch.setattr(client_app.time, "time_ns", lambda: newest - ahead * 10**9)
+        standing = unpack_reply(ask("query", pack(made_up.QUESTION)), Standing)
+        assert isinstance(standing, Standing)
+        return standing.reason
+
+    assert reason(30) == ""
+    assert reason(90) == ("its newest row is 90 s in the future: set the clock of worker-1, or of what sent the rows")
 
 
 def test_the_older_part_of_a_host_is_ready_when_the_host_s_newest_rows_are_fresh(
@@ -542,6 +558,20 @@ def test_a_damaged_model_is_refused_and_the_old_one_stays(config: NodeConfig, mo
     assert before is not None
     assert after is not None
     assert before.digest == after.digest
+
+
+def test_on_a_host_that_was_a_controller_what_is_handed_out_takes_the_best_model_s_place(
+    config: NodeConfig, model: bytes
+) -> None:
+    own = replace(from_bytes(model, "the model"), run="own")
+    save(own, config.models_dir)
+    point_best(own, config.models_dir)
+
+    ask("evaluate", pack_model(Handout(None, None, 20), model))
+
+    served = load_served(config.models_dir)
+    assert served is not None
+    assert served.digest == from_bytes(model, "the model").digest
 
 
 def check(digest: str, part: dict[str, int] | None = None) -> Checked | Refused:
