@@ -13,7 +13,6 @@ from icosfl.aggregate.progress import Absent
 from icosfl.aggregate.settings import REJECT, CombineSettings
 from icosfl.errors import SchemaMismatch
 from icosfl.train.messages import Arrays, Update
-from icosfl.train.scores import LARGEST_ERROR
 from icosfl.train.shape import Array, ModelShape, check_arrays
 
 # No sound weight is larger: a network that learns on numbers around 1 has none of hundreds.
@@ -61,8 +60,6 @@ def fault(update: Update, expected: Expected) -> str | None:
         return f"trained on {update.examples} examples, and said at first that it has {expected.most_examples}"
     if not math.isfinite(trained.loss):
         return "its loss is not finite"
-    if abs(trained.loss) > LARGEST_ERROR:
-        return f"its loss is {trained.loss:g}, no loss is larger than {LARGEST_ERROR:g}"
     return unfit(expected.shape, update.arrays)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 
 from icosfl.config import SeriesConfig
@@ -18,6 +18,27 @@ CHECK = "check"
 Arrays = list[NDArray[Any]]
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+LONGEST_NAME = 300
+LONGEST_REASON = 2000
+
+
+def printable(text: str) -> str:
+    """The text on one line, control characters escaped: it may come from a hostile node and go to a terminal."""
+    return "".join(
+        sign if sign.isprintable() else " " if sign in "\n\t" else sign.encode("unicode_escape").decode()
+        for sign in text
+    )
+
+
+def _told(text: str) -> str:
+    return printable(text[:LONGEST_REASON])[:LONGEST_REASON]
+
+
+_Name = Annotated[str, Field(max_length=LONGEST_NAME), AfterValidator(printable)]
+_Reason = Annotated[str, AfterValidator(_told)]
+_Count = Annotated[int, Field(ge=0, le=2**53)]
+_Time = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @checked(frozen=True, config=_STRICT)
@@ -42,13 +63,13 @@ class Standing:
         reason: Why it cannot take part; "" when it can.
     """
 
-    host: str
-    rows: int
-    newest: int | None
-    cutoff_ns: int | None
-    train_windows: int
-    series: tuple[str, ...]
-    reason: str
+    host: _Name
+    rows: _Count
+    newest: _Time | None
+    cutoff_ns: _Time | None
+    train_windows: _Count
+    series: Annotated[tuple[_Name, ...], Field(max_length=10_000)]
+    reason: _Reason
 
 
 @checked(frozen=True, config=_STRICT)
@@ -65,7 +86,7 @@ class Task:
         proximal_mu: Of FedProx's proximal term, 0: none.
     """
 
-    version: str
+    version: _Name
     round: int
     question: Question
     cutoff_ns: int
@@ -86,11 +107,14 @@ class Level:
         persistence: The same of persistence, on the same points.
     """
 
-    series: str
+    series: _Name
     horizon_steps: Annotated[int, Field(ge=1, le=2**53)]
     count: Annotated[int, Field(ge=1, le=2**53)]
     rmse: Annotated[float, Field(ge=0, le=LARGEST_ERROR)]
     persistence: Annotated[float, Field(ge=0, le=LARGEST_ERROR)]
+
+
+_Levels = Annotated[tuple[Level, ...], Field(max_length=100_000)]
 
 
 @checked(frozen=True, config=_STRICT)
@@ -105,11 +129,11 @@ class Trained:
         validation: Of the arrays as they came; empty where there is nothing to measure on.
     """
 
-    host: str
-    version: str
-    loss: float
-    seconds: float
-    validation: tuple[Level, ...]
+    host: _Name
+    version: _Name
+    loss: Annotated[float, Field(ge=-LARGEST_ERROR, le=LARGEST_ERROR)]
+    seconds: Annotated[float, Field(ge=0)]
+    validation: _Levels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,11 +172,11 @@ class Received:
         validation: Of the model, measured as in a round; empty where there is nothing to measure on.
     """
 
-    host: str
-    digest: str
+    host: _Name
+    digest: _Name
     scores: Scores | None
-    reason: str
-    validation: tuple[Level, ...]
+    reason: _Reason
+    validation: _Levels
 
 
 @checked(frozen=True, config=_STRICT)
@@ -164,7 +188,7 @@ class Check:
         window_seconds: How far back the rows count, at most; those from before the model was made do not.
     """
 
-    digest: str
+    digest: _Name
     window_seconds: Annotated[float, Field(gt=0)]
 
 
@@ -182,10 +206,10 @@ class Checked:
         age_seconds: Of the newest row.
     """
 
-    host: str
-    digest: str
-    levels: tuple[Level, ...]
-    before: tuple[Level, ...]
+    host: _Name
+    digest: _Name
+    levels: _Levels
+    before: _Levels
     windows: Annotated[int, Field(ge=1, le=2**53)]
     since_ns: Annotated[int, Field(ge=0, lt=2**63)]
     age_seconds: float
@@ -195,6 +219,6 @@ class Checked:
 class Refused:
     """The node cannot do what it was asked. The host is "" when it does not even know its own name."""
 
-    host: str
-    reason: str
-    cure: str
+    host: _Name
+    reason: _Reason
+    cure: _Reason

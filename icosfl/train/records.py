@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import tokenize
 from collections.abc import Sequence
+from io import BytesIO
 from typing import Any, TypeVar
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from icosfl.errors import SchemaMismatch
-from icosfl.train.messages import Arrays, Refused, Trained, Update
+from icosfl.train.messages import Arrays, Refused, Trained, Update, printable
 
 ARRAYS = "arrays"
 METRICS = "metrics"
@@ -19,8 +22,17 @@ VALUE = "config"
 EXAMPLES = "num-examples"
 LOSS = "loss"
 
+# Characters of a message's JSON. The longest, scores of a thousand series and horizons, have about 1.5 million.
+LONGEST_TEXT = 8_000_000
+
+# Numbers in one array, and its largest dimension: far above any model of ours.
+LARGEST_ARRAY = 2**28
+
 _JSON = "json"
 _MODEL = "model"
+_ERRORS_TOLD = 3
+_ERROR_LENGTH = 200
+_HEADER_LENGTH = 1000
 
 T = TypeVar("T")
 
@@ -45,10 +57,15 @@ def unpack(content: RecordDict, kind: type[T]) -> T:
     text = record.get(_JSON) if isinstance(record, ConfigRecord) else None
     if not isinstance(text, str):
         raise SchemaMismatch(f"the message carries no {kind.__name__}")
+    if len(text) > LONGEST_TEXT:
+        raise SchemaMismatch(
+            f"the message's {kind.__name__} has {len(text)} characters, at most {LONGEST_TEXT} are read"
+        )
     try:
         return TypeAdapter(kind).validate_json(text)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        told = error.errors(include_url=False, include_context=False, include_input=False)[:_ERRORS_TOLD]
+        wrong = "; ".join(printable(f"{'.'.join(map(str, e['loc']))}: {e['msg']}"[:_ERROR_LENGTH]) for e in told)
         raise SchemaMismatch(f"the message carries no sound {kind.__name__}: {wrong}") from error
 
 
@@ -85,10 +102,32 @@ def unpack_arrays(content: RecordDict) -> Arrays:
         raise SchemaMismatch("the message does not carry the arrays of one model")
     if list(record) != list(array_record([np.empty(0)] * len(record))):
         raise SchemaMismatch("the message's arrays are not in their order")
+    return [_load(name, array) for name, array in record.items()]
+
+
+def _load(name: str, array: Array) -> NDArray[Any]:
+    """An array whose header, fields and length agree; nothing is allocated before they do."""
+    file = BytesIO(array.data)
     try:
-        return [np.asarray(array) for array in record.to_numpy_ndarrays()]
-    except (TypeError, ValueError, EOFError) as error:
-        raise SchemaMismatch(f"the message's arrays cannot be read: {error}") from error
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise SchemaMismatch(f"array {name} cannot be read: it is not of NumPy's format 1.0")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=_HEADER_LENGTH)
+    except (TypeError, ValueError, EOFError, OverflowError, SyntaxError, tokenize.TokenError) as error:
+        raise SchemaMismatch(f"array {name} cannot be read: {printable(str(error)[:_ERROR_LENGTH])}") from error
+    except (MemoryError, RecursionError) as error:
+        raise SchemaMismatch(f"array {name} cannot be read: its header is nested too deeply") from error
+    if dtype not in {np.dtype(np.float32), np.dtype(np.float64)}:
+        raise SchemaMismatch(f"array {name} cannot be read: it is neither of float32 nor of float64")
+    if any(not 0 <= size <= LARGEST_ARRAY for size in shape) or math.prod(shape) > LARGEST_ARRAY:
+        raise SchemaMismatch(f"array {name} cannot be read: its shape is out of range")
+    if (array.dtype, tuple(array.shape)) != (str(dtype), shape):
+        raise SchemaMismatch(f"array {name} cannot be read: its header says another type or shape than its record")
+    if len(array.data) - file.tell() != math.prod(shape) * dtype.itemsize:
+        raise SchemaMismatch(f"array {name} cannot be read: its length does not fit its shape")
+    try:
+        return np.asarray(np.load(BytesIO(array.data), allow_pickle=False))
+    except ValueError as error:
+        raise SchemaMismatch(f"array {name} cannot be read: {printable(str(error)[:_ERROR_LENGTH])}") from error
 
 
 def pack_update(update: Update) -> RecordDict:

@@ -164,8 +164,8 @@ def test_a_store_that_cannot_be_opened_does_not_end_the_run(tmp_path: Path) -> N
     assert recorder.trouble.startswith("FileExistsError")
 
 
-def test_what_is_not_there_or_no_number_is_no_value() -> None:
-    event = round_done(2, skill=None, skills={"alpha": float("nan")}, learning_rate=None, evaluation={"skipped": "x"})
+def test_what_is_not_there_is_no_value() -> None:
+    event = round_done(2, skill=None, skills={}, learning_rate=None, evaluation={"skipped": "x"})
     (at_round,) = points(event)
     assert at_round.step == 2
     assert set(at_round.values) == {"loss", "examples", "seconds", "nodes", "left_out", "seconds_by_node/alpha"}

@@ -138,7 +138,7 @@ def test_a_host_that_calls_itself_markup_or_a_formula_is_text(tmp_path: Path) ->
         ([], "not finished", 0),
         ([STARTED, Waiting(TIME, 0, 1, ())], "not finished", 0),
         ([STARTED, Failed(TIME, "nobody came", "start nodes")], "failed", 0),
-        ([STARTED, ready("a"), round_done(1, "a", loss=float("nan"), skill=None, skills={})], "not finished", 2),
+        ([STARTED, ready("a"), round_done(1, "a", loss=1e30, skill=None, skills={})], "not finished", 2),
         ([STARTED, ready("a"), round_done(1, "a", skills={"a": -1e12}, skill=-1e12), finished("a")], "finished", 2),
     ],
     ids=["nothing", "waiting", "failed", "no number", "absurd number"],

@@ -25,6 +25,7 @@ from icosfl.train.messages import (
 from icosfl.train.records import (
     ARRAYS,
     EXAMPLES,
+    LONGEST_TEXT,
     METRICS,
     VALUE,
     pack,
@@ -152,3 +153,77 @@ def test_a_model_file_travels_beside_a_value() -> None:
 def test_a_hand_out_without_a_model_is_refused() -> None:
     with pytest.raises(SchemaMismatch, match="no model"):
         unpack_model(pack(Handout(5, None, 20)))
+
+
+def header(shape: str, descr: str = "'<f4'") -> bytes:
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        header("(4000000000000,)"),
+        header(f"({2**70},)"),
+        header(f"(0, {2**70})"),
+        header("(-1, -1)") + bytes(4),
+        header("(2, 3)", "'|O'"),
+        header("(2, 3)", "'<f4"),
+        header("(2, 3"),
+        header("(2, 3)") + bytes(25),
+        header("(3, 2)") + bytes(24),
+        header("(" * 400),
+        b"PK\x03\x04 no archive",
+        b"",
+    ],
+)
+def test_an_array_that_lies_about_itself_is_refused_by_name_before_it_is_made(data: bytes) -> None:
+    content = pack_update(update())
+    content.array_records[ARRAYS]["0"].data = data
+
+    with pytest.raises(SchemaMismatch, match="array 0 cannot be read"):
+        unpack_update(content)
+
+
+def test_a_text_without_end_is_refused_unread() -> None:
+    content = RecordDict({VALUE: ConfigRecord({"json": " " * (LONGEST_TEXT + 1)})})
+
+    with pytest.raises(SchemaMismatch, match="at most"):
+        unpack(content, Standing)
+
+
+def test_of_many_errors_the_first_are_told() -> None:
+    wrong = {f"{number}\x1b" + "x" * 9999: 1 for number in range(50)}
+
+    with pytest.raises(SchemaMismatch) as told:
+        unpack(RecordDict({VALUE: ConfigRecord({"json": json.dumps(wrong)})}), Standing)
+
+    assert len(str(told.value)) < 2000
+    assert "\x1b" not in str(told.value)
+
+
+def test_no_escape_sequence_of_a_node_reaches_a_terminal_and_its_reason_is_cut() -> None:
+    refused = Refused("a\x1b[2J", "\x1b]0;" + "x" * 5000, "wait\nlong")
+
+    assert refused.host == "a\\x1b[2J"
+    assert "\x1b" not in refused.reason
+    assert len(refused.reason) == 2000
+    assert refused.cure == "wait long"
+
+
+@pytest.mark.parametrize(
+    ("value", "claim"),
+    [
+        (VALUES[1], {"rows": -1}),
+        (VALUES[1], {"train_windows": 2**60}),
+        (VALUES[1], {"newest": 2**63}),
+        (VALUES[1], {"host": "a" * 301}),
+        (update().trained, {"loss": 1e300}),
+        (update().trained, {"seconds": -1}),
+    ],
+)
+def test_a_claim_out_of_its_range_is_refused(value: Any, claim: dict[str, Any]) -> None:
+    content = RecordDict({VALUE: ConfigRecord({"json": json.dumps(asdict(value) | claim)})})
+
+    with pytest.raises(SchemaMismatch, match=next(iter(claim))):
+        unpack(content, type(value))
