@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from typing import Any, TypeVar
 
 import psutil
@@ -23,6 +20,7 @@ pytestmark = [pytest.mark.timeout(420)]
 
 # So much training that a round is still at it when what a test kills is dead.
 EPOCHS = 600
+WORKERS = ("worker-1", "worker-2")
 
 T = TypeVar("T")
 
@@ -51,15 +49,11 @@ def server_app(federation: Federation) -> psutil.Process | None:
 
 
 def at_work(federation: Federation, run: str, number: int) -> int:
-    """How many SuperNodes have taken the task of this round of Flower's run, and have not replied."""
-    database = federation.flower.home.parent / "state.db"
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as state:
-        (taken,) = state.execute(
-            "SELECT count(*) FROM message_ins WHERE message_type = 'train' AND group_id = ? AND delivered_at != '' "
-            "AND run_id = ? AND message_id NOT IN (SELECT reply_to_message_id FROM message_res)",
-            [str(number), ctypes.c_int64(int(run)).value],  # as Flower keeps a number of 64 bits
-        ).fetchone()
-    return int(taken)
+    """How many SuperNodes have all of the task of this round of Flower's run, and have not replied."""
+    said = [federation.flower.log_of(host).rpartition(f"[RUN {run}, ROUND {number}]") for host in WORKERS]
+    return sum(
+        bool(found) and "Receiving: train" in after and "Received successfully" in after for _, found, after in said
+    )
 
 
 def rounds_of(federation: Federation, run: str) -> list[RoundDone]:
